@@ -1,0 +1,66 @@
+//! Our kinds as CustomResourceDefinitions: what a real cluster is given, and what the embedded API
+//! installs at its first start. Schemas name the fields that people and printers use and keep the rest.
+
+use serde_json::{Value, json};
+
+/// One definition per kind of ours.
+pub fn all() -> Vec<Value> {
+    vec![
+        crd("Run", "runs", "run", &[
+            ("Change", "string", ".spec.change"),
+            ("Ref", "string", ".spec.gitRef"),
+            ("Phase", "string", ".status.phase"),
+            ("Message", "string", ".spec.message"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+        ], json!({"required": ["repository", "gitRef", "sha", "change"], "properties": {
+            "repository": {"type": "string"}, "gitRef": {"type": "string"},
+            "sha": {"type": "string", "pattern": "^[0-9a-f]{40}$"}, "change": {"type": "string"},
+            "deploy": {"type": "boolean"}}})),
+        crd("Image", "images", "image", &[
+            ("Change", "string", ".spec.change"),
+            ("Service", "string", ".spec.service"),
+            ("Phase", "string", ".status.phase"),
+            ("Digest", "string", ".status.digest"),
+            ("Size", "integer", ".status.sizeBytes"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+        ], json!({"required": ["repository", "sha", "change", "service"], "properties": {
+            "repository": {"type": "string"}, "sha": {"type": "string"}, "change": {"type": "string"},
+            "service": {"type": "string"}, "context": {"type": "string"}, "dockerfile": {"type": "string"}}})),
+        crd("Release", "releases", "release", &[
+            ("App", "string", ".spec.app"),
+            ("Number", "integer", ".spec.number"),
+            ("Change", "string", ".spec.change"),
+            ("Phase", "string", ".status.phase"),
+            ("Weight", "integer", ".status.weight"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+        ], json!({"required": ["app", "number", "change"], "properties": {
+            "app": {"type": "string"}, "number": {"type": "integer", "minimum": 1},
+            "change": {"type": "string"}}})),
+    ]
+}
+
+fn crd(kind: &str, plural: &str, singular: &str, columns: &[(&str, &str, &str)], mut spec: Value) -> Value {
+    spec["type"] = json!("object");
+    spec["x-kubernetes-preserve-unknown-fields"] = json!(true);
+    let columns: Vec<Value> = columns
+        .iter()
+        .map(|(name, kind, path)| json!({"name": name, "type": kind, "jsonPath": path}))
+        .collect();
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.naru.dev")},
+        "spec": {
+            "group": "naru.dev", "scope": "Namespaced",
+            "names": {"kind": kind, "listKind": format!("{kind}List"), "plural": plural,
+                      "singular": singular, "categories": ["naru"]},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": columns,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                    "spec": spec,
+                    "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}},
+            }],
+        },
+    })
+}

@@ -1,0 +1,77 @@
+//! Coordinates of the kinds that the stages touch: where they live in a Kubernetes API.
+
+/// Group, version and names of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// Empty for the core group.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
+    pub namespaced: bool,
+}
+
+impl Kind {
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The URL path of the collection (no name) or of one object.
+    pub fn path(&self, namespace: Option<&str>, name: Option<&str>) -> String {
+        let mut path = if self.group.is_empty() {
+            format!("/api/{}", self.version)
+        } else {
+            format!("/apis/{}/{}", self.group, self.version)
+        };
+        if let (true, Some(namespace)) = (self.namespaced, namespace) {
+            path.push_str("/namespaces/");
+            path.push_str(namespace);
+        }
+        path.push('/');
+        path.push_str(self.plural);
+        if let Some(name) = name {
+            path.push('/');
+            path.push_str(name);
+        }
+        path
+    }
+}
+
+const fn kind(
+    group: &'static str, version: &'static str, kind: &'static str, plural: &'static str, namespaced: bool,
+) -> Kind {
+    Kind { group, version, kind, plural, namespaced }
+}
+
+pub const NAMESPACE: Kind = kind("", "v1", "Namespace", "namespaces", false);
+pub const NODE: Kind = kind("", "v1", "Node", "nodes", false);
+pub const POD: Kind = kind("", "v1", "Pod", "pods", true);
+pub const SERVICE: Kind = kind("", "v1", "Service", "services", true);
+pub const CONFIG_MAP: Kind = kind("", "v1", "ConfigMap", "configmaps", true);
+pub const SECRET: Kind = kind("", "v1", "Secret", "secrets", true);
+pub const EVENT: Kind = kind("", "v1", "Event", "events", true);
+pub const LEASE: Kind = kind("coordination.k8s.io", "v1", "Lease", "leases", true);
+pub const ENDPOINT_SLICE: Kind = kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true);
+pub const DEPLOYMENT: Kind = kind("apps", "v1", "Deployment", "deployments", true);
+pub const REPLICA_SET: Kind = kind("apps", "v1", "ReplicaSet", "replicasets", true);
+pub const JOB: Kind = kind("batch", "v1", "Job", "jobs", true);
+pub const GATEWAY: Kind = kind("gateway.networking.k8s.io", "v1", "Gateway", "gateways", true);
+pub const HTTP_ROUTE: Kind = kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", true);
+pub const CRD: Kind =
+    kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", false);
+
+pub const RUN: Kind = kind("naru.dev", "v1", "Run", "runs", true);
+pub const IMAGE: Kind = kind("naru.dev", "v1", "Image", "images", true);
+pub const RELEASE: Kind = kind("naru.dev", "v1", "Release", "releases", true);
+
+/// Every kind that a release may render and a client may want to look up by its name.
+pub const ALL: &[Kind] = &[
+    NAMESPACE, NODE, POD, SERVICE, CONFIG_MAP, SECRET, EVENT, LEASE, ENDPOINT_SLICE, DEPLOYMENT, REPLICA_SET,
+    JOB, GATEWAY, HTTP_ROUTE, CRD, RUN, IMAGE, RELEASE,
+];
+
+/// The kind of an object by its `apiVersion` and `kind`, if it is one that we know.
+pub fn of(object: &serde_json::Value) -> Option<&'static Kind> {
+    let (api_version, kind) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
+    ALL.iter().find(|it| it.kind == kind && it.api_version() == api_version)
+}

@@ -1,0 +1,20 @@
+//! Labels and annotations that carry meaning between stages.
+
+/// On everything that one change causes: the change id.
+pub const CHANGE: &str = "naru.dev/change";
+/// The app (and repository) that an object belongs to.
+pub const APP: &str = "naru.dev/app";
+/// The service of the app, as named in `naru.yaml`.
+pub const SERVICE: &str = "naru.dev/service";
+/// The name of the `Release` that rendered the object.
+pub const RELEASE: &str = "naru.dev/release";
+/// The name of the `Run` that caused the object.
+pub const RUN: &str = "naru.dev/run";
+/// The job's key within the run.
+pub const JOB: &str = "naru.dev/job";
+/// Which slice of the machine a pod's processes live in: `apps` (the default) or `pipelines`.
+pub const SLICE: &str = "naru.dev/slice";
+/// Annotation on a pod: keep what its container wrote as an image layer under this id.
+pub const COMMIT: &str = "naru.dev/commit";
+/// The field manager of objects that a release applies.
+pub const MANAGER: &str = "naru";

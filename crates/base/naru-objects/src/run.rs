@@ -1,0 +1,150 @@
+//! `Run`: one push and what the pipeline made of it. Written by code, carried out by pipeline.
+
+use crate::Meta;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    pub api_version: String,
+    pub kind: String,
+    pub metadata: Meta,
+    pub spec: RunSpec,
+    #[serde(default)]
+    pub status: RunStatus,
+}
+
+/// What was pushed. Never changes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunSpec {
+    /// The repository's name, without `.git`. Also the app's name.
+    pub repository: String,
+    /// The full ref, such as `refs/heads/main`.
+    pub git_ref: String,
+    /// The commit, 40 hex digits.
+    pub sha: String,
+    /// The commit that the ref named before the push; all zeros for a new ref.
+    #[serde(default)]
+    pub before: String,
+    pub change: String,
+    /// The event that caused the run, as GitHub names it.
+    pub event: String,
+    #[serde(default)]
+    pub author: String,
+    /// First line of the commit message.
+    #[serde(default)]
+    pub message: String,
+    /// When the commit was made (RFC 3339): lead time starts here.
+    #[serde(default)]
+    pub committed_at: String,
+    /// When the push was accepted (RFC 3339).
+    pub pushed_at: String,
+    /// Whether a successful run goes on to a release: true on the default branch.
+    #[serde(default)]
+    pub deploy: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunPhase {
+    #[default]
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    /// The files could not be honoured; nothing was run. See `diagnostics`.
+    Refused,
+    /// The machine lost a job on the way and nobody knows how it would have ended.
+    Interrupted,
+}
+
+impl RunPhase {
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Pending | Self::Running)
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RunStatus {
+    pub phase: RunPhase,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub started_at: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub finished_at: String,
+    /// The workflow files that apply to this push.
+    pub workflows: Vec<String>,
+    pub jobs: Vec<JobStatus>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// One finding in a file, with its place. Lines and columns count from 1.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Diagnostic {
+    /// `error` or `warning`.
+    pub severity: String,
+    pub file: String,
+    pub line: u32,
+    pub column: u32,
+    pub message: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobPhase {
+    #[default]
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Skipped,
+    Interrupted,
+}
+
+impl JobPhase {
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Pending | Self::Running)
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct JobStatus {
+    /// Unique within the run: the job's id, with the matrix combination's index if it has one.
+    pub key: String,
+    /// What people see: the job's `name:` or id, with the matrix values.
+    pub name: String,
+    pub phase: JobPhase,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pod: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub started_at: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub finished_at: String,
+    pub steps: Vec<StepStatus>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, String>,
+    /// What the job's steps wrote to the step summary, in Markdown.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub summary: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StepStatus {
+    pub name: String,
+    pub phase: JobPhase,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub started_at: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub finished_at: String,
+}
