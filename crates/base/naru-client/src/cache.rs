@@ -89,7 +89,11 @@ impl Cache {
 }
 
 async fn follow(
-    client: Client, kind: Kind, namespace: Option<String>, selector: String, objects: Arc<RwLock<Objects>>,
+    client: Client,
+    kind: Kind,
+    namespace: Option<String>,
+    selector: String,
+    objects: Arc<RwLock<Objects>>,
     changed: watch::Sender<u64>,
 ) {
     loop {
@@ -113,8 +117,13 @@ async fn follow(
 
 /// Watches until the API says that the version is too old; a watch that merely ends is taken up again.
 async fn watch_from(
-    client: &Client, kind: &Kind, namespace: Option<&str>, selector: &str, mut version: String,
-    objects: &RwLock<Objects>, changed: &watch::Sender<u64>,
+    client: &Client,
+    kind: &Kind,
+    namespace: Option<&str>,
+    selector: &str,
+    mut version: String,
+    objects: &RwLock<Objects>,
+    changed: &watch::Sender<u64>,
 ) {
     loop {
         let mut events = match client.watch(kind, namespace, selector, &version).await {
@@ -132,7 +141,8 @@ async fn watch_from(
                     return;
                 }
             };
-            let (WatchEvent::Applied(object) | WatchEvent::Deleted(object) | WatchEvent::Bookmark(object)) = &event;
+            let (WatchEvent::Applied(object) | WatchEvent::Deleted(object) | WatchEvent::Bookmark(object)) =
+                &event;
             if let Some(it) = object["metadata"]["resourceVersion"].as_str() {
                 it.clone_into(&mut version);
             }

@@ -133,7 +133,12 @@ impl Client {
     }
 
     async fn send(
-        &self, verb: &'static str, method: Method, path: String, content_type: &str, body: Vec<u8>,
+        &self,
+        verb: &'static str,
+        method: Method,
+        path: String,
+        content_type: &str,
+        body: Vec<u8>,
     ) -> Result<Value> {
         let request = Request::builder()
             .method(method)
@@ -161,7 +166,10 @@ impl Client {
     }
 
     async fn list_with_version(
-        &self, kind: &Kind, namespace: Option<&str>, selector: &str,
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        selector: &str,
     ) -> Result<(Vec<Value>, String)> {
         let path = format!("{}?labelSelector={}", kind.path(namespace, None), encode(selector));
         let mut answer = self.send("list", Method::GET, path, "application/json", Vec::new()).await?;
@@ -188,20 +196,35 @@ impl Client {
     pub async fn apply(&self, kind: &Kind, object: &Value, manager: &str) -> Result<Value> {
         let path = format!(
             "{}?fieldManager={}&force=true",
-            kind.path(object["metadata"]["namespace"].as_str().or(Some("default")), object["metadata"]["name"].as_str()),
+            kind.path(
+                object["metadata"]["namespace"].as_str().or(Some("default")),
+                object["metadata"]["name"].as_str()
+            ),
             encode(manager)
         );
         self.send("apply", Method::PATCH, path, "application/apply-patch+yaml", bytes_of(object)).await
     }
 
     /// JSON merge patch (RFC 7386).
-    pub async fn patch_merge(&self, kind: &Kind, namespace: &str, name: &str, patch: &Value) -> Result<Value> {
+    pub async fn patch_merge(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Value> {
         let path = kind.path(Some(namespace), Some(name));
         self.send("patch", Method::PATCH, path, "application/merge-patch+json", bytes_of(patch)).await
     }
 
     /// JSON merge patch of the `status` subresource: `patch` is the status alone.
-    pub async fn patch_status(&self, kind: &Kind, namespace: &str, name: &str, status: &Value) -> Result<Value> {
+    pub async fn patch_status(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        status: &Value,
+    ) -> Result<Value> {
         let path = format!("{}/status", kind.path(Some(namespace), Some(name)));
         let body = bytes_of(&json!({"status": status}));
         self.send("patch the status of", Method::PATCH, path, "application/merge-patch+json", body).await
@@ -222,9 +245,14 @@ impl Client {
 
     /// Deletes the object (dependents follow in the background). One that is gone already is fine.
     pub async fn delete(
-        &self, kind: &Kind, namespace: &str, name: &str, grace_seconds: Option<i64>,
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        grace_seconds: Option<i64>,
     ) -> Result<()> {
-        let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+        let mut options =
+            json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
         if let Some(grace) = grace_seconds {
             options["gracePeriodSeconds"] = json!(grace);
         }
@@ -245,7 +273,11 @@ impl Client {
 
     /// A container's log, as lines of bytes. An empty `container` means the pod's only one.
     pub async fn logs(
-        &self, namespace: &str, pod: &str, container: &str, options: &LogOptions,
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        options: &LogOptions,
     ) -> Result<impl AsyncBufRead + Unpin + Send + use<>> {
         let mut path = format!(
             "{}/log?follow={}&previous={}&timestamps={}",
@@ -293,7 +325,11 @@ impl Client {
 
     /// One watch from a resource version on; ends when the server ends it.
     async fn watch(
-        &self, kind: &Kind, namespace: Option<&str>, selector: &str, version: &str,
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        selector: &str,
+        version: &str,
     ) -> Result<impl futures::Stream<Item = Result<WatchEvent>> + Send + use<>> {
         let path = format!(
             "{}?watch=true&allowWatchBookmarks=true&resourceVersion={version}&labelSelector={}",

@@ -6,36 +6,54 @@ use serde_json::{Value, json};
 /// One definition per kind of ours.
 pub fn all() -> Vec<Value> {
     vec![
-        crd("Run", "runs", "run", &[
-            ("Change", "string", ".spec.change"),
-            ("Ref", "string", ".spec.gitRef"),
-            ("Phase", "string", ".status.phase"),
-            ("Message", "string", ".spec.message"),
-            ("Age", "date", ".metadata.creationTimestamp"),
-        ], json!({"required": ["repository", "gitRef", "sha", "change"], "properties": {
+        crd(
+            "Run",
+            "runs",
+            "run",
+            &[
+                ("Change", "string", ".spec.change"),
+                ("Ref", "string", ".spec.gitRef"),
+                ("Phase", "string", ".status.phase"),
+                ("Message", "string", ".spec.message"),
+                ("Age", "date", ".metadata.creationTimestamp"),
+            ],
+            json!({"required": ["repository", "gitRef", "sha", "change"], "properties": {
             "repository": {"type": "string"}, "gitRef": {"type": "string"},
             "sha": {"type": "string", "pattern": "^[0-9a-f]{40}$"}, "change": {"type": "string"},
-            "deploy": {"type": "boolean"}}})),
-        crd("Image", "images", "image", &[
-            ("Change", "string", ".spec.change"),
-            ("Service", "string", ".spec.service"),
-            ("Phase", "string", ".status.phase"),
-            ("Digest", "string", ".status.digest"),
-            ("Size", "integer", ".status.sizeBytes"),
-            ("Age", "date", ".metadata.creationTimestamp"),
-        ], json!({"required": ["repository", "sha", "change", "service"], "properties": {
+            "deploy": {"type": "boolean"}}}),
+        ),
+        crd(
+            "Image",
+            "images",
+            "image",
+            &[
+                ("Change", "string", ".spec.change"),
+                ("Service", "string", ".spec.service"),
+                ("Phase", "string", ".status.phase"),
+                ("Digest", "string", ".status.digest"),
+                ("Size", "integer", ".status.sizeBytes"),
+                ("Age", "date", ".metadata.creationTimestamp"),
+            ],
+            json!({"required": ["repository", "sha", "change", "service"], "properties": {
             "repository": {"type": "string"}, "sha": {"type": "string"}, "change": {"type": "string"},
-            "service": {"type": "string"}, "context": {"type": "string"}, "dockerfile": {"type": "string"}}})),
-        crd("Release", "releases", "release", &[
-            ("App", "string", ".spec.app"),
-            ("Number", "integer", ".spec.number"),
-            ("Change", "string", ".spec.change"),
-            ("Phase", "string", ".status.phase"),
-            ("Weight", "integer", ".status.weight"),
-            ("Age", "date", ".metadata.creationTimestamp"),
-        ], json!({"required": ["app", "number", "change"], "properties": {
+            "service": {"type": "string"}, "context": {"type": "string"}, "dockerfile": {"type": "string"}}}),
+        ),
+        crd(
+            "Release",
+            "releases",
+            "release",
+            &[
+                ("App", "string", ".spec.app"),
+                ("Number", "integer", ".spec.number"),
+                ("Change", "string", ".spec.change"),
+                ("Phase", "string", ".status.phase"),
+                ("Weight", "integer", ".status.weight"),
+                ("Age", "date", ".metadata.creationTimestamp"),
+            ],
+            json!({"required": ["app", "number", "change"], "properties": {
             "app": {"type": "string"}, "number": {"type": "integer", "minimum": 1},
-            "change": {"type": "string"}}})),
+            "change": {"type": "string"}}}),
+        ),
     ]
 }
 

@@ -38,7 +38,11 @@ impl Kind {
 }
 
 const fn kind(
-    group: &'static str, version: &'static str, kind: &'static str, plural: &'static str, namespaced: bool,
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    namespaced: bool,
 ) -> Kind {
     Kind { group, version, kind, plural, namespaced }
 }
@@ -66,8 +70,24 @@ pub const RELEASE: Kind = kind("naru.dev", "v1", "Release", "releases", true);
 
 /// Every kind that a release may render and a client may want to look up by its name.
 pub const ALL: &[Kind] = &[
-    NAMESPACE, NODE, POD, SERVICE, CONFIG_MAP, SECRET, EVENT, LEASE, ENDPOINT_SLICE, DEPLOYMENT, REPLICA_SET,
-    JOB, GATEWAY, HTTP_ROUTE, CRD, RUN, IMAGE, RELEASE,
+    NAMESPACE,
+    NODE,
+    POD,
+    SERVICE,
+    CONFIG_MAP,
+    SECRET,
+    EVENT,
+    LEASE,
+    ENDPOINT_SLICE,
+    DEPLOYMENT,
+    REPLICA_SET,
+    JOB,
+    GATEWAY,
+    HTTP_ROUTE,
+    CRD,
+    RUN,
+    IMAGE,
+    RELEASE,
 ];
 
 /// The kind of an object by its `apiVersion` and `kind`, if it is one that we know.

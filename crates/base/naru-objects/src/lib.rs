@@ -41,8 +41,7 @@ impl ChangeId {
     /// A new id. Fifty random bits: a team of ten would have to push for a century to see two alike.
     pub fn mint() -> Self {
         const ALPHABET: &[u8] = b"abcdefghijkmnpqrstuvwxyz23456789";
-        let id: String =
-            (0..10).map(|_| ALPHABET[rand::random_range(0..ALPHABET.len())] as char).collect();
+        let id: String = (0..10).map(|_| ALPHABET[rand::random_range(0..ALPHABET.len())] as char).collect();
         Self(format!("c-{id}"))
     }
 
