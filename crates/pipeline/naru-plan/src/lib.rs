@@ -1,1 +1,314 @@
-//! naru-plan
+//! The pipeline's one form: what every workflow language is brought to, and the pure planner that says
+//! which job comes next. Plain data, no I/O; no word of GitHub, GitLab or Jenkins in it.
+//!
+//! Values that the language computes while the job runs (`${{ ... }}` and the like) stay as text; the
+//! [`Evaluator`] of the plan's dialect turns them into values, before the job for conditions, in the job
+//! for everything else.
+//!
+//! ```
+//! use naru_plan::{Job, JobView, plan_next, Next};
+//! let job = Job { id: "build".into(), key: "build".into(), ..Job::default() };
+//! let next = plan_next(&[job], &[JobView::default()], |_| Ok(true));
+//! assert_eq!(next, vec![Next::Start(0)]);
+//! ```
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// A whole pipeline: the jobs of one file, matrix combinations already spread out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub name: String,
+    /// The file that it came from, relative to the repository.
+    pub file: String,
+    pub jobs: Vec<Job>,
+}
+
+/// One job: steps that share a machine and a workspace.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Job {
+    /// The name that `needs` uses; combinations of one matrix share it.
+    pub id: String,
+    /// Unique within the plan.
+    pub key: String,
+    /// What people see.
+    pub name: String,
+    pub needs: Vec<String>,
+    /// Run only if this expression holds; `None` means if everything needed has succeeded.
+    pub condition: Option<String>,
+    /// What the job wants to run on, as the file says it.
+    pub runs_on: Vec<String>,
+    pub matrix: Map<String, Value>,
+    /// A failed combination stops the others of its matrix.
+    pub fail_fast: bool,
+    /// At most so many combinations at a time; 0 is no limit.
+    pub parallel_max: usize,
+    /// Scopes from the outside in; later entries win. Values may hold expressions.
+    pub env: Vec<(String, String)>,
+    pub steps: Vec<Step>,
+    pub outputs: Vec<(String, String)>,
+    pub timeout_minutes: u64,
+    pub continue_on_error: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Step {
+    /// Empty when later steps cannot refer to it.
+    pub id: String,
+    pub name: String,
+    /// `None` means if every step before has succeeded.
+    pub condition: Option<String>,
+    pub action: Action,
+    pub env: Vec<(String, String)>,
+    /// Relative to the workspace; may hold expressions.
+    pub working_directory: String,
+    pub continue_on_error: bool,
+    /// 0 is no limit but the job's.
+    pub timeout_minutes: u64,
+    /// Line of the file where the step stands.
+    pub line: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum Action {
+    /// A script and the command line that runs it; `{0}` stands for the script's file.
+    Run { script: String, shell: Vec<String>, extension: String },
+    /// The repository at the pushed commit, put into `path` of the workspace. Depth 0 is all of history.
+    Checkout { path: String, depth: u32 },
+}
+
+impl Default for Action {
+    fn default() -> Self {
+        Self::Run { script: String::new(), shell: Vec::new(), extension: String::new() }
+    }
+}
+
+/// Computes a dialect's expressions. Implementations are pure: everything that an expression may ask for
+/// is in the contexts.
+pub trait Evaluator {
+    /// Text with every embedded expression replaced by its value.
+    fn text(&self, template: &str, contexts: &Value) -> Result<String, EvaluateError>;
+    /// Whether a condition holds; `None` is the dialect's default condition.
+    fn condition(&self, condition: Option<&str>, contexts: &Value) -> Result<bool, EvaluateError>;
+}
+
+/// An expression that could not be computed, with the byte offset in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvaluateError {
+    pub message: String,
+    pub offset: usize,
+}
+
+impl std::fmt::Display for EvaluateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for EvaluateError {}
+
+/// How far a job is, as the planner needs to know it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum JobState {
+    #[default]
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Skipped,
+    /// Nobody knows how it would have ended.
+    Interrupted,
+}
+
+impl JobState {
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Pending | Self::Running)
+    }
+}
+
+/// The observed side of one job of the plan, at the same index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobView {
+    pub state: JobState,
+    pub outputs: BTreeMap<String, String>,
+}
+
+/// What should happen now; indices are those of the plan's jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    Start(usize),
+    Skip(usize, String),
+    /// Stop a running job.
+    Cancel(usize, String),
+    /// Its condition could not be computed.
+    Fail(usize, String),
+}
+
+/// Which jobs to start, skip or stop now. Pure; called again whenever a job changes state.
+///
+/// `condition` evaluates the job's own condition once everything that it needs has ended.
+pub fn plan_next(
+    jobs: &[Job],
+    views: &[JobView],
+    condition: impl Fn(&Job) -> Result<bool, EvaluateError>,
+) -> Vec<Next> {
+    assert_eq!(jobs.len(), views.len(), "one view per job");
+    let mut next = Vec::new();
+    let mut running: BTreeMap<&str, usize> = BTreeMap::new();
+    for (job, view) in jobs.iter().zip(views) {
+        if view.state == JobState::Running {
+            *running.entry(&job.id).or_default() += 1;
+        }
+    }
+    for (index, (job, view)) in jobs.iter().zip(views).enumerate() {
+        let stopped = job.fail_fast
+            && !job.matrix.is_empty()
+            && jobs.iter().zip(views).any(|(other, it)| {
+                other.id == job.id && it.state == JobState::Failed && !other.continue_on_error
+            });
+        match view.state {
+            JobState::Running if stopped => {
+                next.push(Next::Cancel(index, "another combination of the matrix failed".into()));
+            }
+            JobState::Pending if stopped => {
+                next.push(Next::Skip(index, "another combination of the matrix failed".into()));
+            }
+            JobState::Pending => {
+                let waits =
+                    |(it, view): (&Job, &JobView)| job.needs.contains(&it.id) && !view.state.is_final();
+                if jobs.iter().zip(views).any(waits) {
+                    continue;
+                }
+                match condition(job) {
+                    Ok(true) => {
+                        let count = running.entry(&job.id).or_default();
+                        if job.parallel_max == 0 || *count < job.parallel_max {
+                            *count += 1;
+                            next.push(Next::Start(index));
+                        }
+                    }
+                    Ok(false) => next.push(Next::Skip(index, "its condition does not hold".into())),
+                    Err(error) => next.push(Next::Fail(index, error.message)),
+                }
+            }
+            _ => {}
+        }
+    }
+    next
+}
+
+/// The result of everything named `id` together, in the words that conditions compare with.
+pub fn result_of(id: &str, jobs: &[Job], views: &[JobView]) -> &'static str {
+    let of = || jobs.iter().zip(views).filter(|(job, _)| job.id == id);
+    if of().any(|(job, it)| it.state == JobState::Failed && !job.continue_on_error) {
+        "failure"
+    } else if of().any(|(_, it)| it.state == JobState::Interrupted) {
+        "cancelled"
+    } else if of().all(|(_, it)| it.state == JobState::Skipped) {
+        "skipped"
+    } else {
+        "success"
+    }
+}
+
+/// The outputs of everything named `id`; of two combinations the later in the plan wins.
+pub fn outputs_of(id: &str, jobs: &[Job], views: &[JobView]) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for (_, view) in jobs.iter().zip(views).filter(|(job, _)| job.id == id) {
+        all.extend(view.outputs.clone().into_iter().filter(|(_, it)| !it.is_empty()));
+    }
+    all
+}
+
+/// The first circle among the `needs`, as the ids along it, if there is one.
+pub fn needs_cycle(jobs: &[Job]) -> Option<Vec<String>> {
+    fn visit<'a>(
+        id: &'a str,
+        needs: &BTreeMap<&'a str, &'a [String]>,
+        path: &mut Vec<&'a str>,
+        done: &mut Vec<&'a str>,
+    ) -> Option<Vec<String>> {
+        if done.contains(&id) {
+            return None;
+        }
+        if let Some(start) = path.iter().position(|it| *it == id) {
+            let mut circle: Vec<String> = path[start..].iter().map(|it| (*it).to_owned()).collect();
+            circle.push(id.to_owned());
+            return Some(circle);
+        }
+        path.push(id);
+        for need in needs.get(id).copied().unwrap_or_default() {
+            if let Some(circle) = visit(need, needs, path, done) {
+                return Some(circle);
+            }
+        }
+        path.pop();
+        done.push(id);
+        None
+    }
+    let needs: BTreeMap<&str, &[String]> =
+        jobs.iter().map(|it| (it.id.as_str(), it.needs.as_slice())).collect();
+    let mut done = Vec::new();
+    needs.keys().find_map(|id| visit(id, &needs, &mut Vec::new(), &mut done))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(id: &str, needs: &[&str]) -> Job {
+        Job {
+            id: id.into(),
+            key: id.into(),
+            needs: needs.iter().map(|it| (*it).to_owned()).collect(),
+            ..Job::default()
+        }
+    }
+
+    fn view(state: JobState) -> JobView {
+        JobView { state, ..JobView::default() }
+    }
+
+    #[test]
+    fn a_job_waits_for_what_it_needs() {
+        let jobs = [job("a", &[]), job("b", &["a"])];
+        let go = |_: &Job| Ok(true);
+        let at = |a, b| plan_next(&jobs, &[view(a), view(b)], go);
+        assert_eq!(at(JobState::Pending, JobState::Pending), vec![Next::Start(0)]);
+        assert_eq!(at(JobState::Running, JobState::Pending), vec![]);
+        assert_eq!(at(JobState::Succeeded, JobState::Pending), vec![Next::Start(1)]);
+    }
+
+    #[test]
+    fn a_failed_combination_stops_its_matrix() {
+        let combination = |key: &str| Job {
+            key: key.into(),
+            matrix: Map::from_iter([("v".to_owned(), Value::from(key))]),
+            fail_fast: true,
+            ..job("m", &[])
+        };
+        let jobs = [combination("m-1"), combination("m-2"), combination("m-3")];
+        let views = [view(JobState::Failed), view(JobState::Running), view(JobState::Pending)];
+        let next = plan_next(&jobs, &views, |_| Ok(true));
+        assert!(matches!(next.as_slice(), [Next::Cancel(1, _), Next::Skip(2, _)]), "{next:?}");
+    }
+
+    #[test]
+    fn max_parallel_holds_combinations_back() {
+        let combination = |key: &str| Job { key: key.into(), parallel_max: 2, ..job("m", &[]) };
+        let jobs = [combination("1"), combination("2"), combination("3")];
+        let views = [view(JobState::Running), view(JobState::Pending), view(JobState::Pending)];
+        assert_eq!(plan_next(&jobs, &views, |_| Ok(true)), vec![Next::Start(1)]);
+    }
+
+    #[test]
+    fn a_circle_of_needs_is_named() {
+        let circle = needs_cycle(&[job("a", &["c"]), job("b", &["a"]), job("c", &["b"])]).unwrap();
+        assert_eq!(circle, ["a", "c", "b", "a"]);
+        assert_eq!(needs_cycle(&[job("a", &[]), job("b", &["a"]), job("c", &["a", "b"])]), None);
+    }
+}
