@@ -1,1 +1,71 @@
-//! naru-runtime
+//! Containers: namespaces, cgroups, root file systems and the shim that keeps them.
+//!
+//! A pod is a *sandbox*: one tiny single-threaded process, the shim, which is this very program
+//! executed again as `naru __shim <dir>`. It owns the pod's network, ipc, uts and mount
+//! namespaces, starts containers in them through libcontainer, copies their output into log files
+//! and writes their exit status to disk. The daemon talks to it over a unix socket and may die and
+//! come back: the containers do not notice.
+//!
+//! Why a process per pod and not a thread: libcontainer forks without exec and changes the
+//! process' umask, directory and dumpable flag, which hangs a program with threads (see
+//! `docs/design` for the measurements). For the same reason each start happens in a fork of the shim.
+//!
+//! What it is not: it knows no Kubernetes, no image, no address. `naru-node` decides what to run,
+//! `naru-net` plugs the network in, an image service names the directories.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use naru_runtime::{ContainerConfig, HelperProgram, RootFs, Sandbox, SandboxConfig};
+//! // First line of `main`, before any thread exists:
+//! naru_runtime::maybe_run_helper();
+//!
+//! let program = HelperProgram::new("/proc/self/exe".as_ref())?;
+//! let sandbox = Sandbox::create(&program, &SandboxConfig::new("uid-1", "/var/lib/x/pods/uid-1", "/run/x/1")).await?;
+//! let mut config = ContainerConfig::new("web-0", RootFs::layers(["/layers/a"]), ["/bin/httpd", "-f"]);
+//! config.memory_bytes_max = Some(64 << 20);
+//! sandbox.start(&config).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! This is the only crate with `unsafe`: fork, mount and seccomp calls need it, and each is one line
+//! behind a safe function in `sys`.
+#![allow(unsafe_code)]
+
+pub mod cgroup;
+mod client;
+mod config;
+mod executor;
+mod helper;
+mod log;
+mod rootfs;
+mod seccomp;
+mod shim;
+mod spec;
+mod start;
+mod sys;
+mod trace;
+
+pub use client::{Error, Exec, ExecConfig, ExecStdio, HelperProgram, Sandbox, Watch};
+pub use config::{
+    ContainerConfig, ContainerStatus, Exit, HostRoot, Mount, RootFs, SandboxConfig, Slice, StartFailure,
+    StartFailureKind, Started, User,
+};
+pub use helper::run_bundle;
+pub use rootfs::remove_mount_stubs;
+
+/// Runs the helper that the command line names and never returns, or returns at once.
+///
+/// Must be the first thing `main` does: a helper has to be single-threaded. A name that starts with
+/// two underscores is ours; people never type it.
+pub fn maybe_run_helper() {
+    let mut arguments = std::env::args_os().skip(1);
+    let Some(name) = arguments.next() else { return };
+    let arguments: Vec<_> = arguments.collect();
+    let code = match name.to_str() {
+        Some("__shim") => shim::main(&arguments),
+        Some("__exec") => helper::main_exec(&arguments),
+        Some("__run") => helper::main_run(&arguments),
+        _ => return,
+    };
+    std::process::exit(code)
+}

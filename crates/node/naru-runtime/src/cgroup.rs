@@ -1,0 +1,274 @@
+//! Control groups in all three layouts: v1, v2 and both at once.
+//!
+//! libcontainer sets a container's limits; this module makes the groups above it (the slices with
+//! their weights), puts the shims somewhere that outlives the daemon, reads what a container used,
+//! and removes everything.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Slice;
+
+/// One mounted hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    mount: PathBuf,
+    /// v1: its controllers, empty for `name=systemd`; `None` for v2.
+    controllers: Option<Vec<String>>,
+}
+
+fn hierarchies() -> Vec<Hierarchy> {
+    parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
+fn parse_mounts(mountinfo: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in mountinfo.lines() {
+        let Some((before, after)) = line.split_once(" - ") else { continue };
+        let Some(mount) = before.split(' ').nth(4).map(PathBuf::from) else { continue };
+        // A bind mount of a part of the tree is not a place to make groups in.
+        if before.split(' ').nth(3) != Some("/") || !mount.starts_with("/sys/fs/cgroup") {
+            continue;
+        }
+        let mut after = after.split(' ');
+        let controllers = match after.next() {
+            Some("cgroup2") => None,
+            Some("cgroup") => {
+                let options = after.next_back().unwrap_or_default();
+                let known = ["rw", "ro", "xattr", "noprefix", "clone_children"];
+                Some(
+                    options
+                        .split(',')
+                        .filter(|option| !known.contains(option) && !option.contains('='))
+                        .map(str::to_owned)
+                        .collect(),
+                )
+            }
+            _ => continue,
+        };
+        if !found.iter().any(|hierarchy| hierarchy.mount == mount) {
+            found.push(Hierarchy { mount, controllers });
+        }
+    }
+    found
+}
+
+impl Hierarchy {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.as_ref().is_some_and(|list| list.iter().any(|name| name == controller))
+    }
+
+    fn path(&self, group: &str) -> PathBuf {
+        self.mount.join(group.trim_start_matches('/'))
+    }
+}
+
+/// Makes `group` in every hierarchy and the groups above it; a slice gets its weight.
+///
+/// Errors are not fatal one by one: a hierarchy may be read-only or owned by someone else, and the
+/// limit that matters is set (and checked) by libcontainer.
+pub fn ensure(group: &str, slice: Slice) {
+    let slice_path = format!("/naru/{}", slice.name());
+    for hierarchy in hierarchies() {
+        let mut path = hierarchy.mount.clone();
+        for part in group.split('/').filter(|part| !part.is_empty()) {
+            if hierarchy.controllers.is_none() {
+                // Controllers must be passed down one level at a time. One write each: a missing
+                // controller would otherwise void the others.
+                for controller in ["+cpu", "+memory", "+pids", "+io"] {
+                    let _ = fs::write(path.join("cgroup.subtree_control"), controller);
+                }
+            }
+            path.push(part);
+            let _ = fs::create_dir(&path);
+            if hierarchy.has("cpuset") {
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    copy_down(&path, file);
+                }
+            }
+        }
+        let slice_path = hierarchy.path(&slice_path);
+        if hierarchy.controllers.is_none() {
+            let _ = fs::write(slice_path.join("cpu.weight"), slice.cpu_weight().to_string());
+        } else if hierarchy.has("cpu") {
+            let _ = fs::write(slice_path.join("cpu.shares"), shares(slice.cpu_weight()).to_string());
+        }
+    }
+}
+
+/// v2 weight 100 is v1 1024 shares.
+pub(crate) fn shares(weight: u64) -> u64 {
+    (weight * 1024 / 100).max(2)
+}
+
+/// A v1 cpuset is born empty and refuses tasks until it has processors and memory nodes.
+fn copy_down(path: &Path, file: &str) {
+    let own = fs::read_to_string(path.join(file)).unwrap_or_default();
+    if own.trim().is_empty()
+        && let Some(parent) = path.parent()
+        && let Ok(value) = fs::read_to_string(parent.join(file))
+    {
+        let _ = fs::write(path.join(file), value.trim());
+    }
+}
+
+/// Moves a process into `group` in every hierarchy, so that whoever stops the daemon's group
+/// (systemd, a container supervisor) does not stop the shims.
+pub(crate) fn join(group: &str, pid: i32) {
+    for hierarchy in hierarchies() {
+        let _ = fs::write(hierarchy.path(group).join("cgroup.procs"), pid.to_string());
+    }
+}
+
+/// Kills what is in `group` and below, then removes it from every hierarchy.
+///
+/// True when nothing is left. A group empties only after its processes are reaped, so the caller
+/// may have to come again.
+pub fn remove(group: &str) -> bool {
+    let mut clean = true;
+    for hierarchy in hierarchies() {
+        let path = hierarchy.path(group);
+        if path.exists() {
+            remove_tree(&path);
+            clean &= !path.exists();
+        }
+    }
+    clean
+}
+
+fn remove_tree(path: &Path) {
+    if let Ok(entries) = fs::read_dir(path) {
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove_tree(&entry.path());
+            }
+        }
+    }
+    for pid in fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default().lines() {
+        if let Ok(pid) = pid.parse::<i32>()
+            && pid > 1
+        {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    let _ = fs::remove_dir(path);
+}
+
+/// Removes `group` where it is empty, and leaves it where it is not: for parents that several
+/// instances share.
+pub fn remove_if_empty(group: &str) {
+    for hierarchy in hierarchies() {
+        let _ = fs::remove_dir(hierarchy.path(group));
+    }
+}
+
+/// What a container or a pod used.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    pub cpu_seconds: f64,
+    /// Working set: memory that reclaim could not simply drop.
+    pub memory_bytes: u64,
+    pub processes: u64,
+}
+
+/// `None` when the group does not exist.
+pub fn usage(group: &str) -> Option<Usage> {
+    let mut usage = Usage::default();
+    let mut exists = false;
+    let number = |path: PathBuf| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    for hierarchy in hierarchies() {
+        let path = hierarchy.path(group);
+        if !path.exists() {
+            continue;
+        }
+        if hierarchy.controllers.is_none() {
+            if let Some(microseconds) = keyed(&path.join("cpu.stat"), "usage_usec")
+                && path.join("memory.current").exists()
+            {
+                exists = true;
+                usage.cpu_seconds = microseconds as f64 / 1e6;
+            }
+            if let Some(bytes) = number(path.join("memory.current")) {
+                exists = true;
+                let inactive = keyed(&path.join("memory.stat"), "inactive_file").unwrap_or(0);
+                usage.memory_bytes = bytes.saturating_sub(inactive);
+            }
+            if let Some(count) = number(path.join("pids.current")) {
+                usage.processes = count;
+            }
+            continue;
+        }
+        if hierarchy.has("cpuacct")
+            && let Some(nanoseconds) = number(path.join("cpuacct.usage"))
+        {
+            exists = true;
+            usage.cpu_seconds = nanoseconds as f64 / 1e9;
+        }
+        if hierarchy.has("memory")
+            && let Some(bytes) = number(path.join("memory.usage_in_bytes"))
+        {
+            exists = true;
+            let inactive = keyed(&path.join("memory.stat"), "total_inactive_file").unwrap_or(0);
+            usage.memory_bytes = bytes.saturating_sub(inactive);
+        }
+        if hierarchy.has("pids")
+            && let Some(count) = number(path.join("pids.current"))
+        {
+            usage.processes = count;
+        }
+    }
+    exists.then_some(usage)
+}
+
+/// How often the kernel killed something in `group` for want of memory.
+pub(crate) fn out_of_memory_kills(group: &str) -> u64 {
+    hierarchies()
+        .iter()
+        .filter_map(|hierarchy| {
+            let path = hierarchy.path(group);
+            if hierarchy.controllers.is_none() {
+                keyed(&path.join("memory.events"), "oom_kill")
+            } else if hierarchy.has("memory") {
+                keyed(&path.join("memory.oom_control"), "oom_kill")
+            } else {
+                None
+            }
+        })
+        .sum()
+}
+
+/// A value from a file of `key value` lines.
+fn keyed(path: &Path, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// True where the only hierarchy is v2, the layout in which a container can be shown its own part.
+pub(crate) fn is_unified() -> bool {
+    hierarchies().iter().all(|hierarchy| hierarchy.controllers.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_v1_v2_and_hybrid_layouts() {
+        let hybrid = "\
+26 25 0:23 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+27 26 0:24 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+28 26 0:25 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
+29 26 0:26 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw
+30 26 0:26 /docker/x /mnt rw,relatime shared:4 - cgroup2 cgroup2 rw";
+        let found = parse_mounts(hybrid);
+        assert_eq!(found.len(), 3);
+        assert!(found[0].has("cpu") && found[0].has("cpuacct") && !found[0].has("memory"));
+        assert_eq!(found[1].controllers.as_deref(), Some(&[][..]));
+        assert_eq!(found[2].controllers, None);
+        let unified = "29 26 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
+        assert_eq!(parse_mounts(unified)[0].controllers, None);
+    }
+}

@@ -1,0 +1,236 @@
+//! Starting one container, inside a throw-away fork of the shim.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Permissions};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use pathrs::flags::OpenFlags;
+
+use crate::config::{ContainerConfig, SandboxConfig, StartFailure, StartFailureKind, Started, User};
+use crate::executor::{NOT_EXECUTABLE_MARK, NOT_FOUND_MARK, PodExecutor};
+use crate::spec::{self, ResolvedUser, Surroundings};
+use crate::{rootfs, seccomp, sys, trace};
+
+/// A user database larger than this is not one.
+const USER_FILE_BYTES_MAX: u64 = 4 << 20;
+
+pub struct Stdio {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// Mounts, writes the OCI bundle, creates and starts. The init process becomes a child of our
+/// parent, the shim.
+pub fn start(
+    sandbox: &SandboxConfig,
+    shim_pid: u32,
+    config: &ContainerConfig,
+    stdio: Stdio,
+) -> Result<Started, StartFailure> {
+    let directory = sandbox.container_directory(&config.id);
+    let read_only_binds = rootfs::mount_root(&directory, &config.root)?;
+    let root = pathrs::Root::open(directory.join("rootfs")).map_err(other)?;
+    let user = resolve_user(&root, &config.user)?;
+    // Docker and containerd make it; images rely on it.
+    root.mkdir_all(&config.working_directory, &Permissions::from_mode(0o755))
+        .map_err(|error| StartFailure {
+            kind: StartFailureKind::Other,
+            message: format!("cannot make the working directory `{}`: {error}", config.working_directory.display()),
+        })?;
+    let mut config = config.clone();
+    for mount in &mut config.mounts {
+        mount.destination = rootfs::resolve_destination(&root, &mount.destination);
+    }
+    let config = &config;
+    let destinations: Vec<_> = config
+        .mounts
+        .iter()
+        .map(|mount| mount.destination.clone())
+        .chain(["/proc", "/dev", "/sys"].map(Into::into))
+        .collect();
+    rootfs::note_mount_stubs(&directory, &root, &destinations);
+    let (_, open_files_hard_max) =
+        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_err(other)?;
+    let around = Surroundings {
+        namespace_pid: shim_pid,
+        user,
+        read_only_binds: &read_only_binds,
+        open_files_hard_max,
+        unified_cgroups: spec::unified(),
+    };
+    let oci = spec::lower_to_oci(sandbox, config, &around);
+    fs::write(directory.join("config.json"), oci.to_string()).map_err(other)?;
+
+    let filter = seccomp::default_filter(spec::is_admin(config)).map_err(other)?;
+    let trace = directory.join("start.log");
+    trace::write_errors_to(&trace);
+    let explain = |error| explain(error, &trace);
+    let mut container = ContainerBuilder::new(config.id.clone(), SyscallType::Linux)
+        .with_root_path(sandbox.directory.join("oci"))
+        .map_err(explain)?
+        .with_executor(PodExecutor { filter: config.no_new_privileges.then_some(filter), die_with_parent: false })
+        .with_stdin(stdio.stdin)
+        .with_stdout(stdio.stdout)
+        .with_stderr(stdio.stderr)
+        .validate_id()
+        .map_err(explain)?
+        .as_init(&directory)
+        .with_systemd(false)
+        .as_sibling(true)
+        .build()
+        .map_err(explain)?;
+    let pid = container.pid().map(|pid| pid.as_raw()).ok_or_else(|| other("the runtime reported no process"))?;
+    container.start().map_err(explain)?;
+    Ok(Started { pid, started_at_nanoseconds: sys::now_nanoseconds() })
+}
+
+fn other(error: impl std::fmt::Display) -> StartFailure {
+    StartFailure { kind: StartFailureKind::Other, message: error.to_string() }
+}
+
+/// libcontainer passes errors between its processes as text; ours are found by their marks, and the
+/// causes of its own, which it cuts off, in what it traced to a file.
+pub(crate) fn explain(error: libcontainer::error::LibcontainerError, traced: &Path) -> StartFailure {
+    let mut text = error.to_string();
+    let mut source: Option<&dyn std::error::Error> = std::error::Error::source(&error);
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        source = inner.source();
+    }
+    for (mark, kind) in
+        [(NOT_FOUND_MARK, StartFailureKind::NotFound), (NOT_EXECUTABLE_MARK, StartFailureKind::NotExecutable)]
+    {
+        if let Some(at) = text.find(mark) {
+            let message = text[at..].trim_end_matches('"').to_owned();
+            return StartFailure { kind, message };
+        }
+    }
+    if let Some(cause) = fs::read_to_string(traced).ok().as_deref().and_then(|text| text.lines().next()) {
+        text.push_str(": ");
+        text.push_str(cause);
+    }
+    StartFailure { kind: StartFailureKind::Other, message: text }
+}
+
+/// Reads `/etc/passwd` and `/etc/group` of the container, never leaving its root.
+fn resolve_user(root: &pathrs::Root, wanted: &User) -> Result<ResolvedUser, StartFailure> {
+    let read = |path: &str| -> String {
+        let mut text = String::new();
+        if let Ok(file) = root.open_subpath(path, OpenFlags::O_RDONLY | OpenFlags::O_NONBLOCK) {
+            // A fifo or a device here is a trap, not a user database.
+            if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                let _ = Read::take(&file as &File, USER_FILE_BYTES_MAX).read_to_string(&mut text);
+            }
+        }
+        text
+    };
+    look_up_user(wanted, &read("etc/passwd"), &read("etc/group"))
+        .map_err(|message| StartFailure { kind: StartFailureKind::User, message })
+}
+
+fn look_up_user(wanted: &User, passwd: &str, group: &str) -> Result<ResolvedUser, String> {
+    let (name, group_name) = match wanted.name.split_once(':') {
+        Some((name, group)) => (name, Some(group)),
+        None => (wanted.name.as_str(), None),
+    };
+    let entries = || passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|entry| entry.len() >= 6);
+    let by_number = |uid: u32| entries().find(|entry| entry[2].parse() == Ok(uid));
+    let entry = match (wanted.uid, name) {
+        (Some(uid), _) => by_number(uid),
+        (None, "") => by_number(0),
+        (None, name) => entries().find(|entry| entry[0] == name).or_else(|| name.parse().ok().and_then(by_number)),
+    };
+    let uid = match (wanted.uid, &entry) {
+        (Some(uid), _) => uid,
+        (None, Some(entry)) => entry[2].parse().map_err(|_| format!("user `{name}` has no number"))?,
+        (None, None) if name.is_empty() => 0,
+        (None, None) => name.parse().map_err(|_| format!("the image has no user `{name}`"))?,
+    };
+    if wanted.must_not_be_root && uid == 0 {
+        return Err("the container would run as root, which runAsNonRoot forbids".to_owned());
+    }
+    let groups: HashMap<&str, (u32, Vec<&str>)> = group
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let (name, _, number) = (fields.next()?, fields.next()?, fields.next()?.parse().ok()?);
+            Some((name, (number, fields.next().unwrap_or_default().split(',').collect())))
+        })
+        .collect();
+    let gid = match (wanted.gid, group_name) {
+        (Some(gid), _) => gid,
+        (None, Some(group)) => match groups.get(group) {
+            Some((number, _)) => *number,
+            None => group.parse().map_err(|_| format!("the image has no group `{group}`"))?,
+        },
+        (None, None) => entry.as_ref().and_then(|entry| entry[3].parse().ok()).unwrap_or(0),
+    };
+    let mut additional_gids = wanted.supplementary_gids.clone();
+    if let Some(entry) = &entry
+        && group_name.is_none()
+    {
+        let member_of = groups.values().filter(|(_, members)| members.contains(&entry[0]));
+        additional_gids.extend(member_of.map(|(number, _)| *number));
+    }
+    additional_gids.sort_unstable();
+    additional_gids.dedup();
+    let home = entry.as_ref().map(|entry| entry[5]).filter(|home| home.starts_with('/')).map(Into::into);
+    Ok(ResolvedUser { uid, gid, additional_gids, home })
+}
+
+/// Takes away what a container leaves in the shim's namespace and in libcontainer's state.
+pub fn clean_up(sandbox: &SandboxConfig, container: &str) {
+    rootfs::unmount_root(&sandbox.container_directory(container));
+    let _ = fs::remove_dir_all(sandbox.directory.join("oci").join(Path::new(container)));
+    crate::cgroup::remove(&spec::container_cgroup(sandbox, container));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\nbad line\n";
+    const GROUP: &str = "root:x:0:\napp:x:1001:\nweb:x:2000:app,other\n";
+
+    fn check(name: &str, expect: Result<(u32, u32, &[u32]), &str>) {
+        let wanted = User { name: name.to_owned(), ..User::default() };
+        let got = look_up_user(&wanted, PASSWD, GROUP);
+        match (got, expect) {
+            (Ok(user), Ok((uid, gid, extra))) => {
+                assert_eq!((user.uid, user.gid, user.additional_gids.as_slice()), (uid, gid, extra), "{name}")
+            }
+            (Err(message), Err(expect)) => assert_eq!(message, expect),
+            (got, expect) => panic!("{name}: {got:?}, expected {expect:?}"),
+        }
+    }
+
+    #[test]
+    fn users_are_those_of_the_image() {
+        check("", Ok((0, 0, &[])));
+        check("app", Ok((1000, 1001, &[2000])));
+        check("1000", Ok((1000, 1001, &[2000])));
+        check("app:web", Ok((1000, 2000, &[])));
+        check("4242", Ok((4242, 0, &[])));
+        check("4242:77", Ok((4242, 77, &[])));
+        check("nobody", Err("the image has no user `nobody`"));
+        check("app:wheel", Err("the image has no group `wheel`"));
+    }
+
+    #[test]
+    fn run_as_non_root_is_checked_against_the_resolved_number() {
+        let wanted = User { name: "root".into(), must_not_be_root: true, ..User::default() };
+        assert!(look_up_user(&wanted, PASSWD, GROUP).is_err());
+        let wanted = User { name: "app".into(), must_not_be_root: true, ..User::default() };
+        assert!(look_up_user(&wanted, PASSWD, GROUP).is_ok());
+    }
+}

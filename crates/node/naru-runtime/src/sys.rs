@@ -1,0 +1,208 @@
+//! The kernel calls that no safe crate offers, one safe function each.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Result of [`fork`].
+pub enum Fork {
+    Parent(i32),
+    Child,
+}
+
+/// Forks the process. Only the helpers call it, and they have one thread, so the child may allocate.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: the helpers are single-threaded (see `maybe_run_helper`), so no lock can be held by a
+    // thread that does not exist in the child.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid)),
+    }
+}
+
+/// Ends a forked child without running the parent's exit handlers.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+pub fn set_child_subreaper() {
+    // SAFETY: plain integer arguments.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+}
+
+/// Signals this process when its parent dies.
+pub fn die_with_parent() {
+    // SAFETY: plain integer arguments.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+}
+
+pub fn set_host_name(name: &str) -> io::Result<()> {
+    // SAFETY: pointer and length are the string's.
+    let code = unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+pub fn set_process_name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // SAFETY: the pointer is valid for the call; the kernel copies at most 16 bytes.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+    }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+pub fn set_extended_attribute(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+    let path = c_path(path)?;
+    let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: all pointers live across the call and the length is the slice's.
+    let code =
+        unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+pub fn has_extended_attribute(path: &Path, name: &str) -> bool {
+    let (Ok(path), Ok(name)) = (c_path(path), CString::new(name)) else { return false };
+    // SAFETY: a null buffer of size zero only asks for the length.
+    unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
+}
+
+/// An open file description of `path` on a detached read-only mount.
+///
+/// A program started from it cannot be overwritten through `/proc/<pid>/exe`, the way out of a
+/// container that CVE-2019-5736 showed. `None` on kernels before 5.12.
+pub fn open_read_only_clone(path: &Path) -> Option<OwnedFd> {
+    #[repr(C)]
+    struct MountAttr {
+        attr_set: u64,
+        attr_clr: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    const OPEN_TREE_CLONE: libc::c_uint = 1;
+    const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    let path = c_path(path).ok()?;
+    // SAFETY: the path lives across the call; a returned descriptor is ours alone.
+    let tree = unsafe {
+        let fd = libc::syscall(
+            libc::SYS_open_tree,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC,
+        );
+        if fd < 0 {
+            return None;
+        }
+        OwnedFd::from_raw_fd(fd as RawFd)
+    };
+    let attributes =
+        MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let empty = c"";
+    // SAFETY: the struct is the kernel's first published version and its size is passed along.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            empty.as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &attributes as *const MountAttr,
+            size_of::<MountAttr>(),
+        )
+    };
+    (code == 0).then_some(tree)
+}
+
+/// Makes `source` appear as descriptor `target` in a process about to be executed.
+///
+/// For `pre_exec`: async-signal-safe, no allocation.
+pub fn place_descriptor(source: RawFd, target: RawFd) -> io::Result<()> {
+    // SAFETY: plain integers; dup2 onto itself would keep close-on-exec, hence the second branch.
+    let code = unsafe {
+        if source == target {
+            libc::fcntl(source, libc::F_SETFD, 0)
+        } else {
+            libc::dup2(source, target)
+        }
+    };
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes over a descriptor that the parent placed at a known number.
+pub fn take_descriptor(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD only asks whether the number is open; the helper's protocol says it is ours.
+    unsafe { if libc::fcntl(number, libc::F_GETFD) < 0 { None } else { Some(OwnedFd::from_raw_fd(number)) } }
+}
+
+pub fn set_terminal_size(terminal: RawFd, columns: u16, rows: u16) {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the struct lives across the call.
+    unsafe { libc::ioctl(terminal, libc::TIOCSWINSZ, &size) };
+}
+
+/// Gives every signal its default meaning and unblocks all.
+///
+/// The Rust runtime ignores SIGPIPE and the shim blocks what it reads from a signalfd; both would be
+/// inherited by the container's program, where `yes | head` would then never end.
+pub fn reset_signals() {
+    // SAFETY: resetting dispositions and the mask has no memory effects.
+    unsafe {
+        for signal in 1..32 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut empty: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut empty);
+        libc::sigprocmask(libc::SIG_SETMASK, &empty, std::ptr::null_mut());
+    }
+}
+
+/// Replaces the process by `program`; returns only on failure.
+pub fn execute(program: &OsStr, arguments: &[String]) -> io::Error {
+    let Ok(program) = CString::new(program.as_bytes()) else {
+        return io::Error::from(io::ErrorKind::InvalidInput);
+    };
+    let arguments: Vec<CString> =
+        arguments.iter().filter_map(|argument| CString::new(argument.as_bytes()).ok()).collect();
+    let mut pointers: Vec<*const libc::c_char> = arguments.iter().map(|it| it.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    // SAFETY: both vectors outlive the call and the pointer list ends with null.
+    unsafe { libc::execv(program.as_ptr(), pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// A descriptor that becomes readable when the process ends.
+pub fn open_pidfd(pid: i32) -> Option<OwnedFd> {
+    // SAFETY: plain integers; a returned descriptor is ours alone.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if fd < 0 { None } else { Some(OwnedFd::from_raw_fd(fd as RawFd)) }
+    }
+}
+
+/// Start time of a process in clock ticks since boot: with the pid it names a process for good.
+pub fn process_start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command name may hold spaces and parentheses; fields are counted after its last one.
+    let after_name = &stat[stat.rfind(')')? + 2..];
+    let mut fields = after_name.split(' ');
+    if matches!(fields.next(), Some("Z" | "X")) {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Identity of this boot. Pids and start times from another boot mean nothing.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+pub fn now_nanoseconds() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as i64)
+}
