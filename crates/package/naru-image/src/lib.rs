@@ -1,1 +1,39 @@
-//! naru-image
+//! Container images on one machine: names, the store, layers in and out, and pulling from registries.
+//!
+//! In comes an image name or a container's upper directory; out come lower directories for an overlay,
+//! and blobs that any OCI tool understands. It builds nothing (naru-builder does), serves nothing
+//! (naru-registry does) and mounts nothing (the node does).
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), naru_image::Error> {
+//! use naru_image::{Config, ImageStore, PullPolicy};
+//! let store = ImageStore::open(Config { dir: "/var/lib/naru/images".into(), ..Default::default() })?;
+//! let image = store.ensure("busybox:1.36", PullPolicy::IfNotPresent).await?;
+//! println!("{} from {:?}", image.digest, image.lower_dirs);
+//! # Ok(()) }
+//! ```
+
+mod digest;
+mod host;
+pub mod oci;
+mod pack;
+mod pull;
+mod reference;
+mod store;
+mod unpack;
+mod view;
+
+#[cfg(test)]
+mod layers_test;
+
+pub use digest::{Digest, DigestError, Hashing};
+pub use host::HostImageConfig;
+pub use pack::{PackError, pack};
+pub use pull::PullError;
+pub use reference::{HOST_IMAGE, LOCAL_REGISTRY, Reference, ReferenceError, is_repository, is_tag};
+pub use store::{
+    Archives, Base, BlobWriter, Collected, CommitOptions, Config, Credential, Error, HostRoot, ImageStore,
+    Keep, LAYERS_MAX, Layer, LocalImage, PullPolicy, Resolved, Result,
+};
+pub use unpack::{Compression, UnpackError, Unpacked, decompress, unpack};
+pub use view::{Entry, LastLink, View};
