@@ -150,7 +150,8 @@ fn remove_tree(path: &Path) {
         if let Ok(pid) = pid.parse::<i32>()
             && pid > 1
         {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
     let _ = fs::remove_dir(path);
@@ -178,7 +179,8 @@ pub struct Usage {
 pub fn usage(group: &str) -> Option<Usage> {
     let mut usage = Usage::default();
     let mut exists = false;
-    let number = |path: PathBuf| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let number =
+        |path: PathBuf| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
     for hierarchy in hierarchies() {
         let path = hierarchy.path(group);
         if !path.exists() {

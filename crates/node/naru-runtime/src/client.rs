@@ -14,7 +14,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 
 use crate::config::{
-    ContainerConfig, ContainerStatus, Exit, Request, Response, SandboxConfig, ShimRecord, StartFailure, Started,
+    ContainerConfig, ContainerStatus, Exit, Request, Response, SandboxConfig, ShimRecord, StartFailure,
+    Started,
 };
 use crate::helper::{CONTROL_DESCRIPTOR, ExecOrder, ExecResult};
 use crate::shim::write_durably;
@@ -122,7 +123,7 @@ impl Sandbox {
         };
         let same_boot = record.boot_id == sys::boot_id();
         let same_process = sys::process_start_time(record.pid) == Some(record.start_time);
-        Ok((same_boot && same_process).then(|| Sandbox {
+        Ok((same_boot && same_process).then_some(Sandbox {
             id: config.id,
             directory: config.directory,
             socket: config.socket,
@@ -259,7 +260,8 @@ impl Sandbox {
         // The container's own process is the model: user, capabilities, limits, environment.
         let bundle = self.container_directory(&config.container);
         let text = std::fs::read(bundle.join("config.json")).map_err(prepare)?;
-        let spec: serde_json::Value = serde_json::from_slice(&text).map_err(io::Error::other).map_err(prepare)?;
+        let spec: serde_json::Value =
+            serde_json::from_slice(&text).map_err(io::Error::other).map_err(prepare)?;
         let mut process = spec["process"].clone();
         process["args"] = json!(config.arguments);
         process["terminal"] = json!(config.terminal);
@@ -267,7 +269,8 @@ impl Sandbox {
             if config.terminal {
                 environment.push(json!("TERM=xterm"));
             }
-            environment.extend(config.environment.iter().map(|(name, value)| json!(format!("{name}={value}"))));
+            environment
+                .extend(config.environment.iter().map(|(name, value)| json!(format!("{name}={value}"))));
         }
         if let Some(directory) = &config.working_directory {
             process["cwd"] = json!(directory);
@@ -293,8 +296,16 @@ impl Sandbox {
         let mut child = command.spawn().map_err(prepare)?;
         drop(theirs);
         let (reader, writer) = UnixStream::from_std(ours).map_err(prepare)?.into_split();
-        let stdio = ExecStdio { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
-        Ok(Exec { container: config.container.clone(), child, lines: BufReader::new(reader).lines(), writer, file, stdio })
+        let stdio =
+            ExecStdio { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
+        Ok(Exec {
+            container: config.container.clone(),
+            child,
+            lines: BufReader::new(reader).lines(),
+            writer,
+            file,
+            stdio,
+        })
     }
 }
 
@@ -370,7 +381,9 @@ impl Exec {
         let _ = self.child.wait().await;
         match line.as_deref().map(serde_json::from_str::<ExecResult>) {
             Some(Ok(ExecResult::Exited(code))) => Ok(code),
-            Some(Ok(ExecResult::Failed(source))) => Err(Error::Start { container: self.container.clone(), source }),
+            Some(Ok(ExecResult::Failed(source))) => {
+                Err(Error::Start { container: self.container.clone(), source })
+            }
             Some(Err(_)) | None => {
                 Err(Error::Protocol { id: self.container.clone(), text: line.unwrap_or_default() })
             }

@@ -101,11 +101,7 @@ pub struct RootFs {
 
 impl RootFs {
     pub fn layers<P: Into<PathBuf>>(layers: impl IntoIterator<Item = P>) -> Self {
-        Self {
-            lower_directories: layers.into_iter().map(Into::into).collect(),
-            host: None,
-            read_only: false,
-        }
+        Self { lower_directories: layers.into_iter().map(Into::into).collect(), host: None, read_only: false }
     }
 }
 
@@ -231,7 +227,10 @@ pub enum ContainerStatus {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Request {
     Start(Box<ContainerConfig>),
-    Signal { container: String, signal: i32 },
+    Signal {
+        container: String,
+        signal: i32,
+    },
     /// Answered now, and again whenever a container ends.
     Watch,
     /// Kills what runs and ends the shim; answered when everything is gone.

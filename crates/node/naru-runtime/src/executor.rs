@@ -55,8 +55,9 @@ impl Executor for PodExecutor {
             sys::die_with_parent();
         }
         if let Some(filter) = &self.filter {
-            seccompiler::apply_filter(filter)
-                .map_err(|error| ExecutorError::Other(format!("cannot install the system-call filter: {error}")))?;
+            seccompiler::apply_filter(filter).map_err(|error| {
+                ExecutorError::Other(format!("cannot install the system-call filter: {error}"))
+            })?;
         }
         let error = sys::execute(program.as_os_str(), arguments);
         Err(ExecutorError::Other(format!("{NOT_EXECUTABLE_MARK}{}: {error}", program.display())))
@@ -75,7 +76,8 @@ fn find_program(spec: &Spec) -> Result<PathBuf, String> {
     if name.contains('/') {
         return check_program(Path::new(name));
     }
-    let environment = spec.process().as_ref().and_then(|process| process.env().as_deref()).unwrap_or_default();
+    let environment =
+        spec.process().as_ref().and_then(|process| process.env().as_deref()).unwrap_or_default();
     let path = environment.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(PATH_DEFAULT);
     let mut refused = None;
     for directory in path.split(':') {

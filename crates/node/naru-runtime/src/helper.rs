@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
@@ -22,6 +23,9 @@ use crate::{seccomp, start, sys, trace};
 
 /// The control connection of an exec helper, placed there by the daemon.
 pub const CONTROL_DESCRIPTOR: RawFd = 3;
+
+/// A failed start ends by itself at once.
+const REAP_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// What the daemon tells an exec helper, one line each. End of file means: give up.
 #[derive(Debug, Serialize, Deserialize)]
@@ -115,6 +119,7 @@ pub fn main_exec(arguments: &[OsString]) -> i32 {
     let mut control = UnixStream::from(control);
     let result = exec(Path::new(directory), &container.to_string_lossy(), Path::new(process), &control)
         .map_or_else(ExecResult::Failed, ExecResult::Exited);
+    reap_all();
     let _ = control.set_nonblocking(false);
     if let Ok(mut text) = serde_json::to_vec(&result) {
         text.push(b'\n');
@@ -123,11 +128,29 @@ pub fn main_exec(arguments: &[OsString]) -> i32 {
     0
 }
 
+/// Takes leave of every child. One left as a zombie belongs to a container's pid namespace, which
+/// cannot end before the machine's init finds the time to reap it.
+fn reap_all() {
+    let deadline = Instant::now() + REAP_TIME_MAX;
+    while Instant::now() < deadline {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}
+
 fn other(error: impl std::fmt::Display) -> StartFailure {
     StartFailure { kind: StartFailureKind::Other, message: error.to_string() }
 }
 
-fn exec(directory: &Path, container: &str, process: &Path, control: &UnixStream) -> Result<i32, StartFailure> {
+fn exec(
+    directory: &Path,
+    container: &str,
+    process: &Path,
+    control: &UnixStream,
+) -> Result<i32, StartFailure> {
     let text = std::fs::read(process).map_err(other)?;
     let description: serde_json::Value = serde_json::from_slice(&text).map_err(other)?;
     let terminal = description["terminal"] == true;
@@ -150,7 +173,8 @@ fn exec(directory: &Path, container: &str, process: &Path, control: &UnixStream)
 
     if !terminal {
         let duplicate = |descriptor: RawFd| -> Result<OwnedFd, StartFailure> {
-            let standard = sys::take_descriptor(descriptor).ok_or_else(|| other("a standard stream is closed"))?;
+            let standard =
+                sys::take_descriptor(descriptor).ok_or_else(|| other("a standard stream is closed"))?;
             let copy = standard.try_clone().map_err(other)?;
             // The number stays open for us; only the process' own end decides when a pipe closes.
             std::mem::forget(standard);
@@ -277,7 +301,11 @@ fn relay(pid: i32, terminal: Option<OwnedFd>, control: &UnixStream) -> i32 {
                 // EIO is how a pty says that the last writer is gone.
                 Ok(0) | Err(_) => terminal = None,
                 Ok(count) => {
-                    if std::io::stdout().write_all(&buffer[..count]).and_then(|()| std::io::stdout().flush()).is_err() {
+                    if std::io::stdout()
+                        .write_all(&buffer[..count])
+                        .and_then(|()| std::io::stdout().flush())
+                        .is_err()
+                    {
                         terminal = None;
                         let _ = kill(Pid::from_raw(pid), Signal::SIGHUP);
                     }

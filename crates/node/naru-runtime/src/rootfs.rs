@@ -39,7 +39,8 @@ pub fn mount_root(directory: &Path, root: &RootFs) -> Result<Vec<PathBuf>, Start
         return Err(failure("the image has no layers"));
     }
     for name in ["rootfs", "upper", "work", "l"] {
-        make_directory(&directory.join(name), 0o755).map_err(|error| failure(format!("cannot make `{name}`: {error}")))?;
+        make_directory(&directory.join(name), 0o755)
+            .map_err(|error| failure(format!("cannot make `{name}`: {error}")))?;
     }
     let mut lowers = root.lower_directories.clone();
     let mut binds = Vec::new();
@@ -67,7 +68,8 @@ pub fn mount_root(directory: &Path, root: &RootFs) -> Result<Vec<PathBuf>, Start
         symlink(lower, &link).map_err(|error| failure(format!("cannot link a layer: {error}")))?;
         names.push(number.to_string());
     }
-    std::env::set_current_dir(&links).map_err(|error| failure(format!("cannot enter `{}`: {error}", links.display())))?;
+    std::env::set_current_dir(&links)
+        .map_err(|error| failure(format!("cannot enter `{}`: {error}", links.display())))?;
     // nodev: the devices of a container are those that the runtime makes in its `/dev`.
     let options = format!("lowerdir={},upperdir=../upper,workdir=../work", names.join(":"));
     let result = mount(
@@ -153,7 +155,8 @@ fn make_parents(layer: &Path, relative: &Path, base: &Path) -> io::Result<()> {
     let mut path = PathBuf::new();
     for part in relative.parent().into_iter().flat_map(Path::components) {
         path.push(part);
-        let mode = base.join(&path).metadata().map_or(0o755, |metadata| metadata.permissions().mode() & 0o7777);
+        let mode =
+            base.join(&path).metadata().map_or(0o755, |metadata| metadata.permissions().mode() & 0o7777);
         make_directory(&layer.join(&path), mode)?;
     }
     Ok(())
@@ -161,7 +164,8 @@ fn make_parents(layer: &Path, relative: &Path, base: &Path) -> io::Result<()> {
 
 fn relative(path: &Path) -> Option<PathBuf> {
     let clean: PathBuf = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
-    (!clean.as_os_str().is_empty() && !path.components().any(|part| part == Component::ParentDir)).then_some(clean)
+    (!clean.as_os_str().is_empty() && !path.components().any(|part| part == Component::ParentDir))
+        .then_some(clean)
 }
 
 fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
@@ -250,7 +254,9 @@ mod tests {
         }
         fs::write(base.path().join("etc/shadow"), "secret").unwrap();
         let host = HostRoot {
-            masks: ["/root", "/root/.ssh", "/etc/shadow", "/etc/ssh", "/missing", "/../x"].map(PathBuf::from).into(),
+            masks: ["/root", "/root/.ssh", "/etc/shadow", "/etc/ssh", "/missing", "/../x"]
+                .map(PathBuf::from)
+                .into(),
             read_only: ["/root/.cargo/bin", "/etc/passwd", "/usr"].map(PathBuf::from).into(),
         };
         let layer = layer.path().join("mask");

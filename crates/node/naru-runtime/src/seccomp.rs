@@ -145,7 +145,11 @@ pub fn default_filter(admin: bool) -> Result<BpfProgram, seccompiler::BackendErr
     Ok(program)
 }
 
-fn condition(index: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+fn condition(
+    index: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
     SeccompCondition::new(index, SeccompCmpArgLen::Qword, operator, value)
 }
 

@@ -75,7 +75,10 @@ fn set_up(directory: &Path) -> Result<i32, String> {
     cgroup::ensure(&config.pod_cgroup, config.slice);
 
     unshare(
-        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS,
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS,
     )
     .map_err(say("cannot make namespaces (naru needs root)"))?;
     sys::set_host_name(&config.hostname).map_err(say("cannot set the host name"))?;
@@ -96,7 +99,8 @@ fn set_up(directory: &Path) -> Result<i32, String> {
     }
     let _ = fs::remove_file(&config.socket);
     let listener = UnixListener::bind(&config.socket).map_err(say("cannot bind the shim's socket"))?;
-    fs::set_permissions(&config.socket, fs::Permissions::from_mode(0o600)).map_err(say("cannot protect the socket"))?;
+    fs::set_permissions(&config.socket, fs::Permissions::from_mode(0o600))
+        .map_err(say("cannot protect the socket"))?;
     listener.set_nonblocking(true).map_err(say("cannot prepare the socket"))?;
 
     let (ready, mut announce) = std::io::pipe().map_err(say("cannot make a pipe"))?;
@@ -140,10 +144,19 @@ struct Pump {
 
 enum Phase {
     /// A fork works on it; its answer comes through the pipe.
-    Starting { child: i32, answer: File, text: Vec<u8>, client: usize, since: Instant },
+    Starting {
+        child: i32,
+        answer: File,
+        text: Vec<u8>,
+        client: usize,
+        since: Instant,
+    },
     Running(Started),
     /// Reaped, but output may still be in the pipes.
-    Draining { exit: Exit, since: Instant },
+    Draining {
+        exit: Exit,
+        since: Instant,
+    },
     Exited(Exit),
 }
 
@@ -189,7 +202,8 @@ impl Shim {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(say("cannot make a signal descriptor"))?;
         // The daemon reads our standard error until now; from here on it must not hold its pipe.
-        let null = File::options().read(true).write(true).open("/dev/null").map_err(say("cannot open /dev/null"))?;
+        let null =
+            File::options().read(true).write(true).open("/dev/null").map_err(say("cannot open /dev/null"))?;
         let errors = File::options()
             .create(true)
             .append(true)
@@ -285,7 +299,8 @@ impl Shim {
             if !root || stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            let client = Client { stream, input: Vec::new(), output: Vec::new(), watching: false, gone: false };
+            let client =
+                Client { stream, input: Vec::new(), output: Vec::new(), watching: false, gone: false };
             self.clients.insert(self.client_next, client);
             self.client_next += 1;
         }
@@ -367,12 +382,15 @@ impl Shim {
         let status = |container: &Container| match &container.phase {
             Phase::Starting { .. } => ContainerStatus::Starting,
             Phase::Running(started) => ContainerStatus::Running(*started),
-            Phase::Draining { exit, .. } => {
-                ContainerStatus::Running(Started { pid: 0, started_at_nanoseconds: exit.started_at_nanoseconds })
-            }
+            Phase::Draining { exit, .. } => ContainerStatus::Running(Started {
+                pid: 0,
+                started_at_nanoseconds: exit.started_at_nanoseconds,
+            }),
             Phase::Exited(exit) => ContainerStatus::Exited(*exit),
         };
-        Response::Containers(self.containers.iter().map(|(id, container)| (id.clone(), status(container))).collect())
+        Response::Containers(
+            self.containers.iter().map(|(id, container)| (id.clone(), status(container))).collect(),
+        )
     }
 
     fn answer(&mut self, number: usize, response: &Response) {
@@ -404,12 +422,14 @@ impl Shim {
         if !self.shutting_down.is_empty() {
             return Err(other("the sandbox is shutting down".to_owned()));
         }
-        fs::create_dir_all(&directory).map_err(|error| other(format!("cannot make the container's directory: {error}")))?;
+        fs::create_dir_all(&directory)
+            .map_err(|error| other(format!("cannot make the container's directory: {error}")))?;
         let pipe = || std::io::pipe().map_err(|error| other(format!("cannot make a pipe: {error}")));
         let (answer, tell) = pipe()?;
         let (out_read, out_write) = pipe()?;
         let (error_read, error_write) = pipe()?;
-        let stdin = File::open("/dev/null").map_err(|error| other(format!("cannot open /dev/null: {error}")))?;
+        let stdin =
+            File::open("/dev/null").map_err(|error| other(format!("cannot open /dev/null: {error}")))?;
         let log = match &config.log {
             Some(path) => Some(
                 LogFile::open(path, FILE_BYTES_MAX)
@@ -421,11 +441,14 @@ impl Shim {
             Fork::Child => {
                 drop((answer, out_read, error_read));
                 sys::reset_signals();
-                let stdio = Stdio { stdin: stdin.into(), stdout: out_write.into(), stderr: error_write.into() };
+                let stdio =
+                    Stdio { stdin: stdin.into(), stdout: out_write.into(), stderr: error_write.into() };
                 let parent = std::os::unix::process::parent_id();
                 // Panics must not unwind into the shim's loop in the wrong process.
                 let result = std::panic::catch_unwind(|| start::start(&self.config, parent, config, stdio))
-                    .unwrap_or_else(|_| Err(other("starting the container panicked; this is a bug in Naru".to_owned())));
+                    .unwrap_or_else(|_| {
+                        Err(other("starting the container panicked; this is a bug in Naru".to_owned()))
+                    });
                 let response = match result {
                     Ok(started) => Response::Started(started),
                     Err(failure) => Response::Failed(failure),
@@ -443,7 +466,13 @@ impl Shim {
                 let answer = File::from(OwnedFd::from(answer));
                 set_nonblocking(&answer);
                 let container = Container {
-                    phase: Phase::Starting { child, answer, text: Vec::new(), client: number, since: Instant::now() },
+                    phase: Phase::Starting {
+                        child,
+                        answer,
+                        text: Vec::new(),
+                        client: number,
+                        since: Instant::now(),
+                    },
                     pumps: vec![pump(out_read, Stream::Out), pump(error_read, Stream::Error)],
                     log,
                 };
@@ -573,8 +602,12 @@ impl Shim {
         }
         if changed {
             let state = self.state();
-            let watching: Vec<usize> =
-                self.clients.iter().filter(|(_, client)| client.watching).map(|(number, _)| *number).collect();
+            let watching: Vec<usize> = self
+                .clients
+                .iter()
+                .filter(|(_, client)| client.watching)
+                .map(|(number, _)| *number)
+                .collect();
             for number in watching {
                 self.answer(number, &state);
             }
@@ -591,7 +624,13 @@ impl Shim {
         // The kernel counts kills in the group; it is the container's end only if that was a kill.
         let out_of_memory =
             code == 137 && cgroup::out_of_memory_kills(&spec::container_cgroup(&self.config, id)) > 0;
-        Exit { code, signal, out_of_memory, started_at_nanoseconds, finished_at_nanoseconds: sys::now_nanoseconds() }
+        Exit {
+            code,
+            signal,
+            out_of_memory,
+            started_at_nanoseconds,
+            finished_at_nanoseconds: sys::now_nanoseconds(),
+        }
     }
 
     fn conclude(&self, id: &str, exit: Exit) {

@@ -127,13 +127,15 @@ pub fn lower_to_oci(sandbox: &SandboxConfig, config: &ContainerConfig, around: &
 }
 
 fn mounts(sandbox: &SandboxConfig, config: &ContainerConfig, around: &Surroundings) -> Vec<Value> {
-    let special = |destination: &str, kind: &str, options: &[&str]| {
-        json!({"destination": destination, "type": kind, "source": kind, "options": options})
-    };
+    let special = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
     let mut list = vec![
         special("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         special("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        special("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        special(
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
         special("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         special("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ];
@@ -142,8 +144,11 @@ fn mounts(sandbox: &SandboxConfig, config: &ContainerConfig, around: &Surroundin
     }
     let bind = |mount: &Mount| {
         // `rro` also covers what is mounted below the source.
-        let options: &[&str] =
-            if mount.read_only { &["rbind", "nosuid", "nodev", "rro"] } else { &["rbind", "nosuid", "nodev"] };
+        let options: &[&str] = if mount.read_only {
+            &["rbind", "nosuid", "nodev", "rro"]
+        } else {
+            &["rbind", "nosuid", "nodev"]
+        };
         json!({"destination": mount.destination, "type": "bind", "source": mount.source, "options": options})
     };
     list.push(bind(&Mount {
@@ -151,9 +156,12 @@ fn mounts(sandbox: &SandboxConfig, config: &ContainerConfig, around: &Surroundin
         destination: "/dev/shm".into(),
         read_only: false,
     }));
-    list.extend(around.read_only_binds.iter().map(|path| {
-        bind(&Mount { source: path.clone(), destination: path.clone(), read_only: true })
-    }));
+    list.extend(
+        around
+            .read_only_binds
+            .iter()
+            .map(|path| bind(&Mount { source: path.clone(), destination: path.clone(), read_only: true })),
+    );
     // Parents before children, whatever order the pod lists them in.
     let mut wanted: Vec<&Mount> = config.mounts.iter().collect();
     wanted.sort_by_key(|mount| mount.destination.components().count());
@@ -223,7 +231,10 @@ mod tests {
         config.cpu_millis_request = Some(250);
         let spec = lower(&config);
         assert_eq!(spec["linux"]["resources"]["memory"]["limit"], 64 << 20);
-        assert_eq!(spec["linux"]["resources"]["cpu"], json!({"quota": 50_000, "period": 100_000, "shares": 256}));
+        assert_eq!(
+            spec["linux"]["resources"]["cpu"],
+            json!({"quota": 50_000, "period": 100_000, "shares": 256})
+        );
         assert_eq!(spec["linux"]["cgroupsPath"], "/naru/apps/pod/c-0");
         assert_eq!(spec["process"]["rlimits"][0]["hard"], 20_000);
         assert!(!spec["process"]["capabilities"]["bounding"].to_string().contains("SYS_ADMIN"));

@@ -38,11 +38,15 @@ pub fn start(
     let root = pathrs::Root::open(directory.join("rootfs")).map_err(other)?;
     let user = resolve_user(&root, &config.user)?;
     // Docker and containerd make it; images rely on it.
-    root.mkdir_all(&config.working_directory, &Permissions::from_mode(0o755))
-        .map_err(|error| StartFailure {
+    root.mkdir_all(&config.working_directory, &Permissions::from_mode(0o755)).map_err(|error| {
+        StartFailure {
             kind: StartFailureKind::Other,
-            message: format!("cannot make the working directory `{}`: {error}", config.working_directory.display()),
-        })?;
+            message: format!(
+                "cannot make the working directory `{}`: {error}",
+                config.working_directory.display()
+            ),
+        }
+    })?;
     let mut config = config.clone();
     for mount in &mut config.mounts {
         mount.destination = rootfs::resolve_destination(&root, &mount.destination);
@@ -74,7 +78,10 @@ pub fn start(
     let mut container = ContainerBuilder::new(config.id.clone(), SyscallType::Linux)
         .with_root_path(sandbox.directory.join("oci"))
         .map_err(explain)?
-        .with_executor(PodExecutor { filter: config.no_new_privileges.then_some(filter), die_with_parent: false })
+        .with_executor(PodExecutor {
+            filter: config.no_new_privileges.then_some(filter),
+            die_with_parent: false,
+        })
         .with_stdin(stdio.stdin)
         .with_stdout(stdio.stdout)
         .with_stderr(stdio.stderr)
@@ -85,7 +92,8 @@ pub fn start(
         .as_sibling(true)
         .build()
         .map_err(explain)?;
-    let pid = container.pid().map(|pid| pid.as_raw()).ok_or_else(|| other("the runtime reported no process"))?;
+    let pid =
+        container.pid().map(|pid| pid.as_raw()).ok_or_else(|| other("the runtime reported no process"))?;
     container.start().map_err(explain)?;
     Ok(Started { pid, started_at_nanoseconds: sys::now_nanoseconds() })
 }
@@ -143,12 +151,15 @@ fn look_up_user(wanted: &User, passwd: &str, group: &str) -> Result<ResolvedUser
         Some((name, group)) => (name, Some(group)),
         None => (wanted.name.as_str(), None),
     };
-    let entries = || passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|entry| entry.len() >= 6);
+    let entries =
+        || passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|entry| entry.len() >= 6);
     let by_number = |uid: u32| entries().find(|entry| entry[2].parse() == Ok(uid));
     let entry = match (wanted.uid, name) {
         (Some(uid), _) => by_number(uid),
         (None, "") => by_number(0),
-        (None, name) => entries().find(|entry| entry[0] == name).or_else(|| name.parse().ok().and_then(by_number)),
+        (None, name) => {
+            entries().find(|entry| entry[0] == name).or_else(|| name.parse().ok().and_then(by_number))
+        }
     };
     let uid = match (wanted.uid, &entry) {
         (Some(uid), _) => uid,

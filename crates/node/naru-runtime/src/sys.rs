@@ -61,8 +61,7 @@ pub fn set_extended_attribute(path: &Path, name: &str, value: &[u8]) -> io::Resu
     let path = c_path(path)?;
     let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: all pointers live across the call and the length is the slice's.
-    let code =
-        unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    let code = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -101,8 +100,7 @@ pub fn open_read_only_clone(path: &Path) -> Option<OwnedFd> {
         }
         OwnedFd::from_raw_fd(fd as RawFd)
     };
-    let attributes =
-        MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attributes = MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let empty = c"";
     // SAFETY: the struct is the kernel's first published version and its size is passed along.
     let code = unsafe {
@@ -124,11 +122,7 @@ pub fn open_read_only_clone(path: &Path) -> Option<OwnedFd> {
 pub fn place_descriptor(source: RawFd, target: RawFd) -> io::Result<()> {
     // SAFETY: plain integers; dup2 onto itself would keep close-on-exec, hence the second branch.
     let code = unsafe {
-        if source == target {
-            libc::fcntl(source, libc::F_SETFD, 0)
-        } else {
-            libc::dup2(source, target)
-        }
+        if source == target { libc::fcntl(source, libc::F_SETFD, 0) } else { libc::dup2(source, target) }
     };
     if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
