@@ -1,0 +1,257 @@
+//! From git's own log of a ref to `Run` objects. State-based: what counts is which updates have no run
+//! yet, not who noticed them.
+
+use crate::{directory, git, repositories};
+use naru_client::Client;
+use naru_objects::{ChangeId, RunSpec, dns_label, kinds, labels, timestamp};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("cannot read {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("git could not tell about {what}: {message}")]
+    Git { what: String, message: String },
+    #[error(transparent)]
+    Api(#[from] naru_client::Error),
+}
+
+const ZERO: &str = "0000000000000000000000000000000000000000";
+
+/// Writes a `Run` for every update of every ref that has none yet, in all repositories.
+pub async fn record_all(client: &Client, root: &Path, namespace: &str) -> Result<Vec<Value>, RecordError> {
+    let mut runs = Vec::new();
+    for name in repositories(root) {
+        runs.extend(record(client, root, &name, namespace).await?);
+    }
+    Ok(runs)
+}
+
+/// Writes a `Run` for every update of a repository's refs that has none yet, oldest first; returns them.
+///
+/// Safe to call at any time and from several processes: a file lock makes it one at a time, a run's name
+/// follows from the ref and the number of its updates, and the mark of what was recorded moves only
+/// after the run is stored.
+pub async fn record(
+    client: &Client,
+    root: &Path,
+    repository: &str,
+    namespace: &str,
+) -> Result<Vec<Value>, RecordError> {
+    let directory = directory(root, repository);
+    let marks = directory.join("naru-recorded");
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| RecordError::Io { path, source }
+    };
+    std::fs::create_dir_all(&marks).map_err(io(&marks))?;
+    let lock_path = directory.join("naru-lock");
+    let lock_file = std::fs::File::create(&lock_path).map_err(io(&lock_path))?;
+    // Another process holds it only for the few requests below.
+    let _lock = tokio::task::spawn_blocking(move || {
+        nix::fcntl::Flock::lock(lock_file, nix::fcntl::FlockArg::LockExclusive)
+            .map_err(|(_, errno)| std::io::Error::from(errno))
+    })
+    .await
+    .expect("locking does not panic")
+    .map_err(io(&lock_path))?;
+
+    let default_branch = default_branch(&directory).await?;
+    let mut runs = Vec::new();
+    for git_ref in refs_with_log(&directory) {
+        let log_path = directory.join("logs").join(&git_ref);
+        let log = std::fs::read_to_string(&log_path).map_err(io(&log_path))?;
+        let mark_path = marks.join(hash(&git_ref));
+        let recorded: usize =
+            std::fs::read_to_string(&mark_path).ok().and_then(|it| it.trim().parse().ok()).unwrap_or(0);
+        // A ref that was deleted and pushed anew starts a new log.
+        let recorded = if recorded > log.lines().count() { 0 } else { recorded };
+        for (index, update) in log.lines().map(Update::parse).enumerate().skip(recorded) {
+            if let Some(update) = update
+                && update.after != ZERO
+            {
+                let name = run_name(repository, &git_ref, index + 1);
+                let deploy = git_ref == format!("refs/heads/{default_branch}");
+                let mut run =
+                    run_of(&directory, repository, namespace, &name, &git_ref, &update, deploy).await?;
+                if let Some(other) = client.get(&kinds::RUN, namespace, &name).await?
+                    && other["spec"]["sha"] != run["spec"]["sha"]
+                {
+                    // The number was used by an earlier life of the ref.
+                    run["metadata"]["name"] = json!(format!("{name}-{}", &update.after[..7]));
+                }
+                match client.create(&kinds::RUN, &run).await {
+                    Ok(run) => runs.push(run),
+                    Err(error) if error.is_already_exists() => {
+                        runs.extend(client.get(&kinds::RUN, namespace, naru_objects::name_of(&run)).await?);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            write_durably(&mark_path, &(index + 1).to_string()).map_err(io(&mark_path))?;
+        }
+    }
+    Ok(runs)
+}
+
+/// One line of a ref's log: `<before> <after> <who> <seconds> <zone>\t<why>` (git's reflog format).
+struct Update {
+    before: String,
+    after: String,
+    seconds: i64,
+}
+
+impl Update {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split('\t').next()?.split(' ');
+        let (before, after) = (words.next()?.to_owned(), words.next()?.to_owned());
+        let seconds = words.rev().nth(1)?.parse().ok()?;
+        Some(Self { before, after, seconds })
+    }
+}
+
+/// `shop-main-3`: the third update of `main`. A ref whose name does not survive as it is gets a short
+/// hash, so that `a/b` and `a-b` stay apart.
+fn run_name(repository: &str, git_ref: &str, number: usize) -> String {
+    let short = git_ref
+        .strip_prefix("refs/heads/")
+        .map(str::to_owned)
+        .unwrap_or_else(|| git_ref.trim_start_matches("refs/").replace('/', "-"));
+    let label = dns_label(&short, 24);
+    let label = if label == short { label } else { format!("{label}-{}", &hash(git_ref)[..4]) };
+    format!("{repository}-{label}-{number}")
+}
+
+fn hash(text: &str) -> String {
+    Sha256::digest(text).iter().take(16).map(|it| format!("{it:02x}")).collect()
+}
+
+async fn run_of(
+    directory: &Path,
+    repository: &str,
+    namespace: &str,
+    name: &str,
+    git_ref: &str,
+    update: &Update,
+    deploy: bool,
+) -> Result<Value, RecordError> {
+    let change = ChangeId::mint();
+    let facts =
+        git_output(directory, &["log", "-1", "--format=%an%n%cI%n%s", &update.after], git_ref).await?;
+    let mut facts = facts.lines();
+    let spec = RunSpec {
+        repository: repository.to_owned(),
+        git_ref: git_ref.to_owned(),
+        sha: update.after.clone(),
+        before: update.before.clone(),
+        change: change.to_string(),
+        event: "push".into(),
+        author: facts.next().unwrap_or_default().to_owned(),
+        committed_at: facts
+            .next()
+            .and_then(|it| it.parse::<jiff::Timestamp>().ok())
+            .map(timestamp)
+            .unwrap_or_default(),
+        message: facts.next().unwrap_or_default().to_owned(),
+        pushed_at: pushed_at(update.seconds),
+        deploy,
+    };
+    Ok(json!({
+        "apiVersion": kinds::RUN.api_version(), "kind": kinds::RUN.kind,
+        "metadata": {
+            "name": name, "namespace": namespace,
+            "labels": {labels::CHANGE: change.as_str(), labels::APP: repository}},
+        "spec": spec,
+    }))
+}
+
+/// Git's log knows whole seconds; a push that is recorded at once gets the finer clock.
+fn pushed_at(seconds: i64) -> String {
+    let now = jiff::Timestamp::now();
+    if now.as_second() - seconds < 2 {
+        return timestamp(now);
+    }
+    jiff::Timestamp::from_second(seconds).map(timestamp).unwrap_or_default()
+}
+
+/// The branch that is deployed: the one that HEAD names; if that was never pushed, the first that was.
+async fn default_branch(directory: &Path) -> Result<String, RecordError> {
+    let head = git_output(directory, &["symbolic-ref", "--short", "HEAD"], "HEAD").await?;
+    let head = head.trim().to_owned();
+    let branches =
+        git_output(directory, &["for-each-ref", "--format=%(refname:short)", "refs/heads"], "branches")
+            .await?;
+    let branches: Vec<&str> = branches.lines().collect();
+    match branches.as_slice() {
+        [only] if *only != head => {
+            git_output(directory, &["symbolic-ref", "HEAD", &format!("refs/heads/{only}")], "HEAD").await?;
+            Ok((*only).to_owned())
+        }
+        _ => Ok(head),
+    }
+}
+
+async fn git_output(directory: &Path, args: &[&str], what: &str) -> Result<String, RecordError> {
+    let fail = |message: String| RecordError::Git { what: what.to_owned(), message };
+    let output =
+        git().arg("-C").arg(directory).args(args).output().await.map_err(|it| fail(it.to_string()))?;
+    if !output.status.success() {
+        return Err(fail(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The refs that have a log, sorted.
+fn refs_with_log(directory: &Path) -> Vec<String> {
+    let root = directory.join("logs");
+    let mut found = Vec::new();
+    let mut open = vec![root.join("refs")];
+    while let Some(path) = open.pop() {
+        for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if let Ok(name) = path.strip_prefix(&root) {
+                found.push(name.to_string_lossy().into_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let temporary = path.with_extension("new");
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    std::fs::File::open(path.parent().expect("marks are files in a directory"))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_gits_log_is_read() {
+        let line = format!("{ZERO} {} A U Thor <a@b> 1700000000 +0100\tpush", "a".repeat(40));
+        let update = Update::parse(&line).unwrap();
+        assert_eq!((update.before.as_str(), update.seconds), (ZERO, 1_700_000_000));
+        assert!(Update::parse("garbage").is_none());
+    }
+
+    #[test]
+    fn runs_of_different_refs_never_share_a_name() {
+        assert_eq!(run_name("shop", "refs/heads/main", 3), "shop-main-3");
+        assert_ne!(run_name("shop", "refs/heads/a/b", 1), run_name("shop", "refs/heads/a-b", 1));
+        assert_ne!(run_name("shop", "refs/tags/main", 1), run_name("shop", "refs/heads/main", 1));
+    }
+}
