@@ -1,0 +1,101 @@
+//! Responses, and the forms in which a client wants its objects.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderMap, StatusCode, header};
+use kube_kinds::columns::{self, Include};
+use kube_kinds::{Failure, Kind};
+use serde_json::{Value, json};
+
+use crate::request::Parameters;
+
+pub(crate) fn json(code: u16, value: &Value) -> Response {
+    with_type(code, "application/json", Body::from(value.to_string()))
+}
+
+pub(crate) fn text(text: &'static str) -> Response {
+    with_type(200, "text/plain; charset=utf-8", Body::from(text))
+}
+
+pub(crate) fn failure(failure: &Failure) -> Response {
+    json(failure.code, &failure.to_value())
+}
+
+pub(crate) fn with_type(code: u16, content_type: &str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Ok(value) = content_type.parse() {
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    response
+}
+
+/// What the client prefers, from its Accept header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Object,
+    Metadata,
+    Table(Include),
+}
+
+impl Form {
+    pub fn wanted(headers: &HeaderMap, parameters: &Parameters) -> Result<Form, Failure> {
+        let accept = accept(headers);
+        for kind in accept.split(',').map(str::trim) {
+            let mut parts = kind.split(';').map(str::trim);
+            let media = parts.next().unwrap_or("");
+            let form = parts.find_map(|it| it.strip_prefix("as="));
+            match (media, form) {
+                ("application/json", Some("Table")) => {
+                    let include = match parameters.get("includeObject") {
+                        Some("None") => Include::None,
+                        Some("Object") => Include::Object,
+                        _ => Include::Metadata,
+                    };
+                    return Ok(Form::Table(include));
+                }
+                ("application/json", Some("PartialObjectMetadata" | "PartialObjectMetadataList")) => {
+                    return Ok(Form::Metadata);
+                }
+                ("application/json" | "application/*" | "*/*" | "", None) => return Ok(Form::Object),
+                _ => {}
+            }
+        }
+        Err(Failure::new(406, "NotAcceptable", "only application/json is served"))
+    }
+
+    /// One object in this form.
+    pub fn object(self, kind: &Kind, object: &Value, with_definitions: bool) -> Value {
+        match self {
+            Form::Object => object.clone(),
+            Form::Metadata => columns::partial_metadata(object),
+            Form::Table(include) => {
+                let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+                let now = jiff::Timestamp::now();
+                columns::table(kind, &[object], metadata, include, with_definitions, now)
+            }
+        }
+    }
+
+    /// A list in this form.
+    pub fn list(self, kind: &Kind, objects: &[&Value], metadata: Value) -> Value {
+        match self {
+            Form::Object => json!({
+                "kind": kind.list_kind(), "apiVersion": kind.api_version(),
+                "metadata": metadata, "items": objects,
+            }),
+            Form::Metadata => {
+                let items: Vec<Value> = objects.iter().map(|it| columns::partial_metadata(it)).collect();
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+                    "metadata": metadata, "items": items})
+            }
+            Form::Table(include) => {
+                columns::table(kind, objects, metadata, include, true, jiff::Timestamp::now())
+            }
+        }
+    }
+}
+
+pub(crate) fn accept(headers: &HeaderMap) -> &str {
+    headers.get(header::ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or("")
+}

@@ -1,0 +1,183 @@
+//! `kubectl exec`: a websocket whose frames carry a channel number and bytes.
+
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use http::request::Parts;
+use kube_kinds::{Failure, uid};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use crate::request::Call;
+use crate::streams::{self, ExecRequest, ExecSession};
+
+/// The newest first. In v5 the client can close a channel.
+const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+const RESIZE: u8 = 4;
+const CLOSE: u8 = 255;
+
+/// Bytes in one frame.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// After the command has ended, its children may hold its output open for this long.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
+
+pub(crate) async fn exec(call: Call, mut parts: Parts) -> Result<Response, Failure> {
+    let pod = call.api.objects().get(&call.kind, call.namespace(), call.name())?;
+    let parameters = &call.parameters;
+    let request = ExecRequest {
+        namespace: call.namespace().into(),
+        pod: call.name().into(),
+        uid: uid(&pod).into(),
+        container: streams::container(&call, &pod)?,
+        command: parameters.all("command"),
+        stdin: parameters.is_set("stdin"),
+        stdout: parameters.is_set("stdout"),
+        stderr: parameters.is_set("stderr"),
+        tty: parameters.is_set("tty"),
+    };
+    if request.command.is_empty() {
+        return Err(Failure::bad_request("you must specify at least one command for the container"));
+    }
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &())
+        .await
+        .map_err(|_| Failure::bad_request("Upgrade request required"))?;
+    let node = streams::node(&call, &pod)?;
+    // Before the upgrade: what fails now is still an answer that kubectl can print.
+    let session = node.exec(request).await?;
+    Ok(upgrade.protocols(PROTOCOLS).on_upgrade(move |socket| run(socket, session)))
+}
+
+async fn run(socket: WebSocket, session: ExecSession) {
+    let (to_client, from_client) = socket.split();
+    let ExecSession { stdin, stdout, stderr, resize, exit } = session;
+    let output = async {
+        let mut to_client = to_client;
+        let exit = copy_output(&mut to_client, stdout, stderr, exit).await;
+        let mut frame = vec![ERROR];
+        frame.extend(exit_status(exit).to_string().into_bytes());
+        // The client may have gone; then nobody needs the status.
+        let _ = to_client.send(Message::Binary(frame.into())).await;
+        let _ = to_client.send(Message::Close(None)).await;
+    };
+    tokio::select! {
+        () = output => {}
+        () = copy_input(from_client, stdin, resize) => tracing::debug!("exec: the client has gone"),
+    }
+}
+
+/// Copies until both outputs are at their end and the command has ended.
+async fn copy_output(
+    to_client: &mut SplitSink<WebSocket, Message>,
+    stdout: Box<dyn AsyncRead + Send + Unpin>,
+    stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    mut exit: tokio::sync::oneshot::Receiver<i32>,
+) -> Option<i32> {
+    let (mut stdout, mut stderr) = (Some(stdout), stderr);
+    let (mut out, mut err) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
+    let mut ended = None;
+    let mut deadline = None;
+    while stdout.is_some() || stderr.is_some() {
+        let (channel, bytes) = tokio::select! {
+            count = read(&mut stdout, &mut out) => (STDOUT, &out[..count]),
+            count = read(&mut stderr, &mut err) => (STDERR, &err[..count]),
+            code = &mut exit, if ended.is_none() => {
+                ended = Some(code.ok());
+                deadline = Some(tokio::time::Instant::now() + LAST_OUTPUT);
+                continue;
+            }
+            () = until(deadline) => break,
+        };
+        if !bytes.is_empty() {
+            let mut frame = Vec::with_capacity(bytes.len() + 1);
+            frame.push(channel);
+            frame.extend_from_slice(bytes);
+            if to_client.send(Message::Binary(frame.into())).await.is_err() {
+                return None;
+            }
+        }
+    }
+    match ended {
+        Some(code) => code,
+        None => exit.await.ok(),
+    }
+}
+
+async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads once; at the end the reader is dropped. Waits for ever when there is none.
+async fn read(reader: &mut Option<Box<dyn AsyncRead + Send + Unpin>>, buffer: &mut [u8]) -> usize {
+    let Some(inner) = reader.as_mut() else { return std::future::pending().await };
+    match inner.read(buffer).await {
+        Ok(count) if count > 0 => count,
+        _ => {
+            *reader = None;
+            0
+        }
+    }
+}
+
+/// Copies until the client closes the connection.
+async fn copy_input(
+    mut from_client: SplitStream<WebSocket>,
+    mut stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    resize: Option<mpsc::Sender<(u16, u16)>>,
+) {
+    while let Some(Ok(message)) = from_client.next().await {
+        let frame = match message {
+            Message::Binary(frame) => frame,
+            Message::Close(_) => return,
+            _ => continue,
+        };
+        match frame.split_first() {
+            Some((&STDIN, bytes)) => {
+                if let Some(pipe) = stdin.as_mut()
+                    && (pipe.write_all(bytes).await.is_err() || pipe.flush().await.is_err())
+                {
+                    // The command does not read any more; its end will be reported.
+                    stdin = None;
+                }
+            }
+            Some((&CLOSE, &[STDIN])) => stdin = None,
+            Some((&RESIZE, bytes)) => {
+                let size: Value = serde_json::from_slice(bytes).unwrap_or_default();
+                let figure = |name: &str| size[name].as_u64().and_then(|it| u16::try_from(it).ok());
+                if let (Some(resize), Some(width), Some(height)) =
+                    (&resize, figure("Width"), figure("Height"))
+                {
+                    // A full queue means that a newer size is on its way already.
+                    let _ = resize.try_send((width, height));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn exit_status(code: Option<i32>) -> Value {
+    match code {
+        Some(0) => json!({"metadata": {}, "status": "Success"}),
+        Some(code) => json!({
+            "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+            "message": format!("command terminated with exit code {code}"),
+            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+        }),
+        None => json!({
+            "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
+            "message": "the end of the command was not reported",
+        }),
+    }
+}

@@ -1,0 +1,472 @@
+//! Rules that a stored object keeps. A broken rule names the field (422 with causes).
+//!
+//! Not the whole of Kubernetes' rules: those without which a controller or the node could not do
+//! its work, and those that catch common mistakes.
+
+use serde_json::{Map, Value, json};
+
+use crate::selector::LabelSelector;
+use crate::{Cause, Kind, NameRule, list, quantity, text};
+
+type Causes = Vec<Cause>;
+
+pub fn nothing(_: &Value, _: Option<&Value>, _: &mut Causes) {}
+
+/// Name, labels, annotations, owners: the same for every kind.
+pub fn metadata(kind: &Kind, object: &Value, causes: &mut Causes) {
+    let name = crate::name(object);
+    if name.is_empty() {
+        causes.push(Cause::required("metadata.name", "name or generateName is required"));
+    } else if let Err(why) = check_name(kind.names, name) {
+        causes.push(Cause::invalid("metadata.name", &json!(name), why));
+    }
+    labels(&object["metadata"]["labels"], "metadata.labels", causes);
+    if let Some(annotations) = object["metadata"]["annotations"].as_object() {
+        for (key, value) in annotations {
+            if !is_qualified_name(&key.to_lowercase()) {
+                causes.push(Cause::invalid("metadata.annotations", &json!(key), QUALIFIED_NAME));
+            }
+            if !value.is_string() {
+                causes.push(Cause::invalid("metadata.annotations", value, "must be a string"));
+            }
+        }
+    }
+    for (index, owner) in list(object, "/metadata/ownerReferences").iter().enumerate() {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if owner[field].as_str().unwrap_or("").is_empty() {
+                let field = format!("metadata.ownerReferences[{index}].{field}");
+                causes.push(Cause::required(&field, "must not be empty"));
+            }
+        }
+    }
+}
+
+const QUALIFIED_NAME: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+
+pub fn check_name(rule: NameRule, name: &str) -> Result<(), &'static str> {
+    let is_inner = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || it == '-';
+    let is_edge = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit();
+    let is_label =
+        |part: &str| part.chars().all(is_inner) && part.starts_with(is_edge) && part.ends_with(is_edge);
+    match rule {
+        NameRule::Subdomain if name.len() <= 253 && name.split('.').all(is_label) => Ok(()),
+        NameRule::Subdomain => Err(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
+        ),
+        NameRule::Label if name.len() <= 63 && is_label(name) => Ok(()),
+        NameRule::Label => Err(
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
+        ),
+        NameRule::ServiceName
+            if name.len() <= 63 && is_label(name) && name.starts_with(|it: char| it.is_ascii_lowercase()) =>
+        {
+            Ok(())
+        }
+        NameRule::ServiceName => Err(
+            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
+        ),
+    }
+}
+
+fn is_qualified_name(key: &str) -> bool {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    prefix.is_none_or(|it| check_name(NameRule::Subdomain, it).is_ok())
+        && !name.is_empty()
+        && is_label_value(name)
+}
+
+fn is_label_value(value: &str) -> bool {
+    value.is_empty()
+        || (value.len() <= 63
+            && value.chars().all(|it| it.is_ascii_alphanumeric() || "-_.".contains(it))
+            && value.starts_with(|it: char| it.is_ascii_alphanumeric())
+            && value.ends_with(|it: char| it.is_ascii_alphanumeric()))
+}
+
+fn labels(labels: &Value, field: &str, causes: &mut Causes) {
+    for (key, value) in labels.as_object().into_iter().flatten() {
+        if !is_qualified_name(key) {
+            causes.push(Cause::invalid(field, &json!(key), QUALIFIED_NAME));
+        }
+        if !value.as_str().is_some_and(is_label_value) {
+            causes.push(Cause::invalid(field, value, "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character, and must be no more than 63 characters"));
+        }
+    }
+}
+
+pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    pod_spec(&object["spec"], "spec", causes);
+    if let Some(old) = old
+        && frozen_pod_spec(&old["spec"]) != frozen_pod_spec(&object["spec"])
+    {
+        causes.push(Cause {
+            reason: "FieldValueForbidden",
+            message: "Forbidden: pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.terminationGracePeriodSeconds` or `spec.tolerations`".into(),
+            field: "spec".into(),
+        });
+    }
+}
+
+/// The part of a pod's specification that an update may not change.
+fn frozen_pod_spec(spec: &Value) -> Map<String, Value> {
+    let mut spec = spec.as_object().cloned().unwrap_or_default();
+    for field in ["activeDeadlineSeconds", "terminationGracePeriodSeconds", "tolerations"] {
+        spec.remove(field);
+    }
+    for field in ["containers", "initContainers"] {
+        for container in spec.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
+            container["image"] = Value::Null;
+        }
+    }
+    spec
+}
+
+fn pod_spec(spec: &Value, at: &str, causes: &mut Causes) {
+    let containers = list(spec, "/containers");
+    if containers.is_empty() {
+        causes.push(Cause::required(&format!("{at}.containers"), ""));
+    }
+    let volumes: Vec<&str> = list(spec, "/volumes").iter().map(|it| text(it, "/name")).collect();
+    for (index, name) in volumes.iter().enumerate() {
+        let field = format!("{at}.volumes[{index}].name");
+        if name.is_empty() {
+            causes.push(Cause::required(&field, ""));
+        } else if volumes[..index].contains(name) {
+            causes.push(Cause::duplicate(&field, &json!(name)));
+        }
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for (field, container) in ["initContainers", "containers"].iter().flat_map(|field| {
+        let items = spec[*field].as_array().map_or(&[][..], Vec::as_slice);
+        items.iter().enumerate().map(move |(index, it)| (format!("{at}.{field}[{index}]"), it))
+    }) {
+        let name = text(container, "/name");
+        if name.is_empty() {
+            causes.push(Cause::required(&format!("{field}.name"), ""));
+        } else if check_name(NameRule::Label, name).is_err() {
+            causes.push(Cause::invalid(&format!("{field}.name"), &json!(name), "must be an RFC 1123 label"));
+        } else if names.contains(&name) {
+            causes.push(Cause::duplicate(&format!("{field}.name"), &json!(name)));
+        }
+        names.push(name);
+        self::container(container, &field, &volumes, causes);
+    }
+    let policy = &spec["restartPolicy"];
+    if !policy.is_null() && !["Always", "OnFailure", "Never"].iter().any(|it| policy == it) {
+        causes.push(Cause::unsupported(
+            &format!("{at}.restartPolicy"),
+            policy,
+            &["Always", "OnFailure", "Never"],
+        ));
+    }
+}
+
+fn container(container: &Value, at: &str, volumes: &[&str], causes: &mut Causes) {
+    if text(container, "/image").is_empty() {
+        causes.push(Cause::required(&format!("{at}.image"), ""));
+    }
+    for (index, port) in list(container, "/ports").iter().enumerate() {
+        let number = &port["containerPort"];
+        if !number.as_i64().is_some_and(|it| (1..=65535).contains(&it)) {
+            let field = format!("{at}.ports[{index}].containerPort");
+            causes.push(Cause::invalid(&field, number, "must be between 1 and 65535, inclusive"));
+        }
+    }
+    for (index, env) in list(container, "/env").iter().enumerate() {
+        let field = format!("{at}.env[{index}]");
+        if text(env, "/name").is_empty() {
+            causes.push(Cause::required(&format!("{field}.name"), ""));
+        }
+        if !env["value"].is_null() && !env["value"].is_string() {
+            causes.push(Cause::invalid(
+                &format!("{field}.value"),
+                &env["value"],
+                "must be a string (quote it)",
+            ));
+        }
+    }
+    for (index, mount) in list(container, "/volumeMounts").iter().enumerate() {
+        let name = text(mount, "/name");
+        if !volumes.contains(&name) {
+            causes.push(Cause {
+                reason: "FieldValueNotFound",
+                message: format!("Not found: {name:?}"),
+                field: format!("{at}.volumeMounts[{index}].name"),
+            });
+        }
+        if text(mount, "/mountPath").is_empty() {
+            causes.push(Cause::required(&format!("{at}.volumeMounts[{index}].mountPath"), ""));
+        }
+    }
+    for list in ["limits", "requests"] {
+        for (resource, amount) in container["resources"][list].as_object().into_iter().flatten() {
+            let written = match amount {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            if !quantity::parse_milli(&written).is_some_and(|it| it >= 0) {
+                let field = format!("{at}.resources.{list}[{resource}]");
+                causes.push(Cause::invalid(&field, amount, "must be a quantity such as 500m or 128Mi"));
+            }
+        }
+    }
+}
+
+fn selector_and_template(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    let spec = &object["spec"];
+    let selector = &spec["selector"];
+    match LabelSelector::from_object(selector) {
+        Some(parsed) if !selector.is_null() && !parsed.is_empty() => {
+            let labels = &spec["template"]["metadata"]["labels"];
+            if !parsed.matches_labels(labels) {
+                causes.push(Cause::invalid(
+                    "spec.template.metadata.labels",
+                    labels,
+                    "`selector` does not match template `labels`",
+                ));
+            }
+        }
+        Some(_) => causes.push(Cause::required("spec.selector", "")),
+        None => causes.push(Cause::invalid("spec.selector", selector, "invalid label selector")),
+    }
+    if let Some(old) = old
+        && old["spec"]["selector"] != *selector
+    {
+        causes.push(Cause::invalid("spec.selector", selector, "field is immutable"));
+    }
+    labels(&spec["template"]["metadata"]["labels"], "spec.template.metadata.labels", causes);
+    pod_spec(&spec["template"]["spec"], "spec.template.spec", causes);
+}
+
+fn not_negative(object: &Value, pointer: &str, causes: &mut Causes) {
+    let value = object.pointer(pointer).unwrap_or(&Value::Null);
+    let field = pointer.trim_start_matches('/').replace('/', ".");
+    if !value.is_null() && !value.as_i64().is_some_and(|it| (0..=i64::from(i32::MAX)).contains(&it)) {
+        causes.push(Cause::invalid(&field, value, "must be greater than or equal to 0"));
+    }
+}
+
+pub fn deployment(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    not_negative(object, "/spec/replicas", causes);
+    not_negative(object, "/spec/revisionHistoryLimit", causes);
+    not_negative(object, "/spec/progressDeadlineSeconds", causes);
+    not_negative(object, "/spec/minReadySeconds", causes);
+    selector_and_template(object, old, causes);
+    always_restarts(object, causes);
+    let strategy = &object["spec"]["strategy"];
+    match strategy["type"].as_str() {
+        Some("RollingUpdate") => {
+            let limit = |field: &str| int_or_percent(&strategy["rollingUpdate"][field]);
+            match (limit("maxSurge"), limit("maxUnavailable")) {
+                (Some(0), Some(0)) => causes.push(Cause::invalid(
+                    "spec.strategy.rollingUpdate.maxUnavailable",
+                    &strategy["rollingUpdate"]["maxUnavailable"],
+                    "may not be 0 when `maxSurge` is 0",
+                )),
+                (Some(_), Some(_)) => {}
+                _ => causes.push(Cause::invalid(
+                    "spec.strategy.rollingUpdate",
+                    &strategy["rollingUpdate"],
+                    "must be an integer or a percentage (e.g '5%')",
+                )),
+            }
+        }
+        Some("Recreate") => {}
+        _ => causes.push(Cause::unsupported(
+            "spec.strategy.type",
+            &strategy["type"],
+            &["Recreate", "RollingUpdate"],
+        )),
+    }
+}
+
+fn int_or_percent(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64().filter(|it| *it >= 0),
+        Value::String(text) => text.strip_suffix('%')?.parse().ok().filter(|it| *it >= 0),
+        _ => None,
+    }
+}
+
+fn always_restarts(object: &Value, causes: &mut Causes) {
+    let policy = &object["spec"]["template"]["spec"]["restartPolicy"];
+    if !policy.is_null() && policy != "Always" {
+        causes.push(Cause::unsupported("spec.template.spec.restartPolicy", policy, &["Always"]));
+    }
+}
+
+pub fn replica_set(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    not_negative(object, "/spec/replicas", causes);
+    selector_and_template(object, old, causes);
+    always_restarts(object, causes);
+}
+
+pub fn job(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    for field in
+        ["completions", "parallelism", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"]
+    {
+        not_negative(object, &format!("/spec/{field}"), causes);
+    }
+    let spec = &object["spec"];
+    pod_spec(&spec["template"]["spec"], "spec.template.spec", causes);
+    let policy = &spec["template"]["spec"]["restartPolicy"];
+    if policy != "Never" && policy != "OnFailure" {
+        causes.push(Cause::unsupported("spec.template.spec.restartPolicy", policy, &["OnFailure", "Never"]));
+    }
+    if spec["completionMode"] != "NonIndexed" {
+        causes.push(Cause::unsupported("spec.completionMode", &spec["completionMode"], &["NonIndexed"]));
+    }
+    if let Some(old) = old {
+        for field in ["selector", "template", "completions"] {
+            if old["spec"][field] != spec[field] {
+                causes.push(Cause::invalid(&format!("spec.{field}"), &spec[field], "field is immutable"));
+            }
+        }
+    }
+}
+
+pub fn service(object: &Value, _: Option<&Value>, causes: &mut Causes) {
+    let spec = &object["spec"];
+    let kinds = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
+    if !kinds.iter().any(|it| spec["type"] == *it) {
+        causes.push(Cause::unsupported("spec.type", &spec["type"], &kinds));
+    }
+    let ports = list(object, "/spec/ports");
+    for (index, port) in ports.iter().enumerate() {
+        if !port["port"].as_i64().is_some_and(|it| (1..=65535).contains(&it)) {
+            let field = format!("spec.ports[{index}].port");
+            causes.push(Cause::invalid(&field, &port["port"], "must be between 1 and 65535, inclusive"));
+        }
+        if ports.len() > 1 && text(port, "/name").is_empty() {
+            causes.push(Cause::required(&format!("spec.ports[{index}].name"), ""));
+        }
+    }
+}
+
+pub fn config_map(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    for (key, value) in object["data"].as_object().into_iter().flatten() {
+        if !value.is_string() {
+            causes.push(Cause::invalid(&format!("data[{key}]"), value, "must be a string"));
+        }
+    }
+    immutable_data(object, old, causes);
+}
+
+pub fn secret(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    for (key, value) in object["data"].as_object().into_iter().flatten() {
+        if !value.is_string() {
+            let message = "Invalid value: must be base64 text".to_string();
+            causes.push(Cause { reason: "FieldValueInvalid", message, field: format!("data[{key}]") });
+        }
+    }
+    if let Some(old) = old
+        && old["type"] != object["type"]
+    {
+        causes.push(Cause::invalid("type", &object["type"], "field is immutable"));
+    }
+    immutable_data(object, old, causes);
+}
+
+fn immutable_data(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    if let Some(old) = old
+        && old["immutable"] == true
+        && (old["data"] != object["data"] || object["immutable"] != true)
+    {
+        let message = "Forbidden: field is immutable when `immutable` is set".to_string();
+        causes.push(Cause { reason: "FieldValueForbidden", message, field: "data".into() });
+    }
+}
+
+pub fn custom_resource_definition(object: &Value, _: Option<&Value>, causes: &mut Causes) {
+    let spec = &object["spec"];
+    let (group, plural) = (text(spec, "/group"), text(spec, "/names/plural"));
+    for (field, value) in
+        [("spec.group", group), ("spec.names.plural", plural), ("spec.names.kind", text(spec, "/names/kind"))]
+    {
+        if value.is_empty() {
+            causes.push(Cause::required(field, ""));
+        }
+    }
+    if crate::name(object) != format!("{plural}.{group}") {
+        causes.push(Cause::invalid(
+            "metadata.name",
+            &object["metadata"]["name"],
+            "must be spec.names.plural+\".\"+spec.group",
+        ));
+    }
+    if !["Namespaced", "Cluster"].iter().any(|it| spec["scope"] == *it) {
+        causes.push(Cause::unsupported("spec.scope", &spec["scope"], &["Cluster", "Namespaced"]));
+    }
+    let versions = list(object, "/spec/versions");
+    if versions.iter().filter(|it| it["storage"] == true).count() != 1 {
+        causes.push(Cause::invalid(
+            "spec.versions",
+            &json!(versions.len()),
+            "must have exactly one version marked as storage version",
+        ));
+    }
+    for (index, version) in versions.iter().enumerate() {
+        if text(version, "/name").is_empty() {
+            causes.push(Cause::required(&format!("spec.versions[{index}].name"), ""));
+        }
+        if version.pointer("/schema/openAPIV3Schema").is_none() {
+            let field = format!("spec.versions[{index}].schema.openAPIV3Schema");
+            causes.push(Cause::required(&field, "schemas are required"));
+        }
+    }
+    if !spec["conversion"]["strategy"].is_null() && spec["conversion"]["strategy"] != "None" {
+        causes.push(Cause::unsupported(
+            "spec.conversion.strategy",
+            &spec["conversion"]["strategy"],
+            &["None"],
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_with_mistakes_names_every_field() {
+        let object = json!({"metadata": {"name": "web"}, "spec": {"replicas": -1, "selector": {"matchLabels": {"a": "b"}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}},
+            "template": {"metadata": {"labels": {"a": "c"}}, "spec": {"containers": [
+                {"name": "UP", "ports": [{"containerPort": 99999}], "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+                 "resources": {"limits": {"memory": "lots"}}}]}}}});
+        let mut causes = Vec::new();
+        deployment(&object, None, &mut causes);
+        let fields: Vec<&str> = causes.iter().map(|it| it.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "spec.replicas",
+                "spec.template.metadata.labels",
+                "spec.template.spec.containers[0].name",
+                "spec.template.spec.containers[0].image",
+                "spec.template.spec.containers[0].ports[0].containerPort",
+                "spec.template.spec.containers[0].volumeMounts[0].name",
+                "spec.template.spec.containers[0].resources.limits[memory]",
+                "spec.strategy.rollingUpdate.maxUnavailable",
+            ]
+        );
+    }
+
+    #[test]
+    fn names_follow_the_rule_of_their_kind() {
+        for (rule, name, ok) in [
+            (NameRule::Subdomain, "a.b-c", true),
+            (NameRule::Subdomain, "a..b", false),
+            (NameRule::Subdomain, "-a", false),
+            (NameRule::Label, "1a", true),
+            (NameRule::Label, "a.b", false),
+            (NameRule::ServiceName, "1a", false),
+            (NameRule::ServiceName, "a1", true),
+        ] {
+            assert_eq!(check_name(rule, name).is_ok(), ok, "{name}");
+        }
+    }
+}
