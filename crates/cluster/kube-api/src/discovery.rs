@@ -4,10 +4,10 @@ use axum::body::Body;
 use axum::response::Response;
 use http::HeaderMap;
 use kube_kinds::{Failure, Kind};
+use kube_objects::Registry;
 use serde_json::{Value, json};
 
 use crate::answer;
-use crate::registry::Registry;
 
 /// The level of Kubernetes whose objects we follow.
 const KUBERNETES_MINOR: &str = "35";

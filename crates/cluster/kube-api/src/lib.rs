@@ -20,7 +20,6 @@ mod body;
 mod discovery;
 mod exec;
 mod read;
-mod registry;
 mod request;
 mod serve;
 mod streams;
@@ -31,12 +30,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
 use kube_kinds::table;
-use kube_objects::{Objects, Writer};
+use kube_objects::{Objects, Registry, Writer};
 use kube_store::{OpenError, Options, Store};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-pub use registry::Registry;
 pub use streams::{ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams, StreamError};
 
 /// Namespaces that exist from the start.
@@ -97,7 +95,6 @@ impl Api {
         let identity = tls::Identity::open(&config.data_dir, &config.extra_sans)?;
         let path = config.data_dir.join("objects.db");
         let store = Store::open(&path, config.store.clone()).map_err(|source| Error::Store { source })?;
-        tls::restrict(&path)?;
         let objects = Objects::new(store);
         let inner = Inner {
             registry: Registry::new(objects.clone()),

@@ -190,9 +190,3 @@ fn write_private(path: &Path, text: &str) -> Result<(), Error> {
     };
     write().map_err(|source| Error::File { path: path.to_path_buf(), source })
 }
-
-/// Takes the file away from group and others.
-pub(crate) fn restrict(path: &Path) -> Result<(), Error> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-        .map_err(|source| Error::File { path: path.to_path_buf(), source })
-}

@@ -144,10 +144,12 @@ pub fn is_same(old: &Value, new: &Value) -> bool {
 
 /// After an update: is the object to vanish because nothing holds it any more?
 pub fn is_released(kind: &Kind, object: &Value) -> bool {
+    let held_by_namespace = kind.is_namespace() && !list(object, "/spec/finalizers").is_empty();
+    let held_by_node = kind.is_pod() && object["metadata"]["deletionGracePeriodSeconds"].as_i64() > Some(0);
     is_deleting(object)
         && list(object, "/metadata/finalizers").is_empty()
-        && !(kind.is_namespace() && !list(object, "/spec/finalizers").is_empty())
-        && !(kind.is_pod() && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0)
+        && !held_by_namespace
+        && !held_by_node
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -207,7 +207,7 @@ fn container(container: &Value, at: &str, volumes: &[&str], causes: &mut Causes)
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             };
-            if !quantity::parse_milli(&written).is_some_and(|it| it >= 0) {
+            if quantity::parse_milli(&written).is_none_or(|it| it < 0) {
                 let field = format!("{at}.resources.{list}[{resource}]");
                 causes.push(Cause::invalid(&field, amount, "must be a quantity such as 500m or 128Mi"));
             }

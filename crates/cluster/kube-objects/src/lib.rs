@@ -8,6 +8,7 @@
 
 mod events;
 mod patch;
+mod registry;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 
 pub use events::{EventType, involved};
 pub use patch::Patch;
+pub use registry::Registry;
 
 /// A write that keeps losing the race against others gives up after this many attempts.
 const ATTEMPTS_MAX: usize = 32;

@@ -104,6 +104,8 @@ pub struct Change {
 pub enum OpenError {
     #[error("the object store {path} cannot be opened")]
     File { path: String, source: rusqlite::Error },
+    #[error("the object store {path} cannot be made private to its owner")]
+    Permissions { path: String, source: std::io::Error },
     #[error("the object store {path} is in use by another process")]
     InUse { path: String },
     #[error("revision {revision} of {key} in the object store is not JSON")]

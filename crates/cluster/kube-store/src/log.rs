@@ -1,6 +1,7 @@
 //! The file: one table, appended to in transactions that are on the disk before they return.
 
 use std::collections::HashMap;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,6 +52,14 @@ impl Log {
             }
             _ => OpenError::File { path: path.display().to_string(), source },
         };
+        // Secrets are in here. SQLite gives its side files the mode of the file.
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|it| it.set_permissions(std::fs::Permissions::from_mode(0o600)))
+            .map_err(|source| OpenError::Permissions { path: path.display().to_string(), source })?;
         let file = Connection::open(path).map_err(in_file)?;
         // `exclusive`: the state in memory is the truth only while nobody else writes the file.
         file.execute_batch(

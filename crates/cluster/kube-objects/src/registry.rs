@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use kube_kinds::{Kind, crd, is_deleting, table};
-use kube_objects::Objects;
+use kube_kinds::{Kind, crd, is_deleting, parse_key, table};
 use kube_store::Entry;
+
+use crate::Objects;
 
 /// Reads definitions from the store at every look-up, so that a new one is served at once; what
 /// was understood of a definition is kept until the definition changes.
@@ -27,6 +28,19 @@ impl Registry {
         let definitions = definitions();
         let entry = self.objects.store().get(&definitions.key("", &format!("{plural}.{group}")))?;
         self.understand(&entry).into_iter().find(|it| it.version == version)
+    }
+
+    /// The kind that an object's `apiVersion` and `kind` name.
+    pub fn of(&self, api_version: &str, kind: &str) -> Option<Arc<Kind>> {
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+        self.all().into_iter().find(|it| it.group == group && it.version == version && it.kind == kind)
+    }
+
+    /// The kind behind a storage key, in the version that is stored.
+    pub fn at_key(&self, key: &str) -> Option<Arc<Kind>> {
+        let (group, plural, _, _) = parse_key(key)?;
+        let group = if group == "core" { "" } else { group };
+        self.all().into_iter().find(|it| it.group == group && it.plural == plural)
     }
 
     /// All kinds, built-in ones first.

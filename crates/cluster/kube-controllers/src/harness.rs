@@ -1,0 +1,148 @@
+//! The loop that every controller runs in: wake on changes, plan, execute, try again.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube_objects::{Objects, Registry, Writer};
+use kube_store::{Change, Watcher};
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::action::{Plan, execute};
+
+/// Pause after the first failure of a key; it doubles with every further one.
+const RETRY_FIRST: Duration = Duration::from_millis(10);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// What a controller may look at.
+pub struct View<'a> {
+    pub objects: &'a Objects,
+    pub registry: &'a Registry,
+}
+
+/// One controller. Keys are storage keys of whatever it reconciles.
+pub trait Controller: Send + Sync {
+    fn name(&self) -> &'static str;
+
+    /// Which keys a change concerns. At the start every object counts as changed.
+    fn concerns(&self, change: &Touched<'_>, view: &View<'_>) -> Vec<String>;
+
+    /// What to do about a key now.
+    fn plan(&self, key: &str, view: &View<'_>, now: Timestamp) -> Plan;
+}
+
+/// A change as controllers see it.
+pub struct Touched<'a> {
+    pub key: &'a str,
+    pub deleted: bool,
+    pub object: &'a Value,
+    pub previous: Option<&'a Value>,
+}
+
+impl Touched<'_> {
+    /// Whether it is an object under this prefix of keys (`core/pods/`).
+    pub fn is(&self, prefix: &str) -> bool {
+        self.key.starts_with(prefix)
+    }
+}
+
+impl<'a> From<&'a Change> for Touched<'a> {
+    fn from(change: &'a Change) -> Touched<'a> {
+        Touched {
+            key: &change.key,
+            deleted: change.deleted,
+            object: &change.value,
+            previous: change.previous.as_deref(),
+        }
+    }
+}
+
+/// What is to be looked at now, and what later.
+#[derive(Default)]
+struct Queue {
+    ready: BTreeSet<String>,
+    later: HashMap<String, Instant>,
+    failures: HashMap<String, u32>,
+}
+
+impl Queue {
+    fn next_at(&self) -> Option<Instant> {
+        self.later.values().min().copied()
+    }
+
+    fn wake(&mut self, now: Instant) {
+        let due: Vec<String> =
+            self.later.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        for key in due {
+            self.later.remove(&key);
+            self.ready.insert(key);
+        }
+    }
+}
+
+/// Runs one controller until `shutdown`.
+pub async fn run(controller: Box<dyn Controller>, objects: Objects, shutdown: CancellationToken) {
+    let registry = Registry::new(objects.clone());
+    let writer = Writer::new(controller.name());
+    let view = View { objects: &objects, registry: &registry };
+    let mut queue = Queue::default();
+    let mut watcher = look_at_everything(&*controller, &view, &mut queue);
+    loop {
+        while let Some(key) = queue.ready.pop_first() {
+            if shutdown.is_cancelled() {
+                return;
+            }
+            queue.later.remove(&key);
+            let plan = controller.plan(&key, &view, Timestamp::now());
+            if let Some(wait) = plan.again_after {
+                queue.later.insert(key.clone(), Instant::now() + wait);
+            }
+            match execute(&objects, plan.actions, &writer).await {
+                Ok(()) => {
+                    queue.failures.remove(&key);
+                }
+                Err(failure) => {
+                    let count = queue.failures.entry(key.clone()).or_insert(0);
+                    let wait = (RETRY_FIRST * 2u32.saturating_pow(*count)).min(RETRY_MAX);
+                    *count += 1;
+                    tracing::debug!(controller = controller.name(), key, %failure, ?wait, "trying again");
+                    queue.later.insert(key, Instant::now() + wait);
+                }
+            }
+        }
+        let next_at = queue.next_at();
+        tokio::select! {
+            batch = watcher.next() => match batch {
+                Ok(batch) => {
+                    for change in &batch.changes {
+                        queue.ready.extend(controller.concerns(&Touched::from(&**change), &view));
+                    }
+                }
+                Err(error) => {
+                    tracing::info!(controller = controller.name(), %error, "looking at everything again");
+                    watcher = look_at_everything(&*controller, &view, &mut queue);
+                }
+            },
+            () = sleep_until(next_at) => queue.wake(Instant::now()),
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+fn look_at_everything(controller: &dyn Controller, view: &View<'_>, queue: &mut Queue) -> Watcher {
+    let (snapshot, watcher) = view.objects.store().list_and_watch("");
+    for entry in &snapshot.items {
+        let touched = Touched { key: &entry.key, deleted: false, object: &entry.value, previous: None };
+        queue.ready.extend(controller.concerns(&touched, view));
+    }
+    watcher
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
