@@ -1,1 +1,38 @@
-//! naru-builder
+//! Dockerfile -> image. In comes a directory with a Dockerfile, out comes an OCI image in the store, or
+//! findings with their places.
+//!
+//! The walls inside: [`form`] is plain data; `dialect` reads text into it and is pure; `engine` carries it
+//! out. `RUN` steps are pods (see [`Runner`]), so that a build is isolated, limited and visible like
+//! everything else that runs. [`start`] is the controller that makes `Image` objects true with it.
+//!
+//! ```no_run
+//! # async fn example(builder: naru_builder::Builder) -> Result<(), naru_builder::BuildError> {
+//! use naru_builder::BuildRequest;
+//! let request = BuildRequest {
+//!     context: "/src/shop".into(), dockerfile: "Dockerfile".into(), name: "shop/web".into(), ..Default::default()
+//! };
+//! let image = builder.build(request, |event| println!("{event}")).await?;
+//! println!("{}", image.reference);
+//! # Ok(()) }
+//! ```
+
+mod advice;
+mod cache;
+mod controller;
+mod copy;
+mod dialect;
+mod engine;
+mod expand;
+pub mod form;
+mod ignore;
+mod run;
+
+#[cfg(test)]
+mod build_test;
+
+pub use controller::{ControllerConfig, log_path, start};
+pub use copy::CopyError;
+pub use dialect::parse;
+pub use engine::{BuildError, BuildRequest, Builder, BuiltImage, Config, Event, StepError};
+pub use expand::ExpandError;
+pub use run::{RunFailure, RunStep, Runner, StepMount};

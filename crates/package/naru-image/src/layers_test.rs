@@ -2,8 +2,8 @@
 //! container's writes come back as the archive that any tool would make of them. Runs as root.
 
 use crate::{
-    Archives, Base, CommitOptions, Config, Digest, Hashing, ImageStore, LastLink, PullPolicy, Reference,
-    UnpackError, View, decompress, oci, pack, unpack,
+    Base, CommitOptions, Config, Digest, Hashing, ImageStore, LastLink, PullPolicy, Reference, UnpackError,
+    View, decompress, oci, pack, unpack,
 };
 use std::fs;
 use std::io::{Read, Write};
@@ -214,7 +214,7 @@ fn an_overlay_made_of_our_layers_shows_what_the_archives_say() {
         layers.push(store.ensure_layer(&blob, &Digest::of(&archive)).unwrap());
     }
     let config = oci::ImageConfig { os: "linux".into(), ..Default::default() };
-    let digest = store.put_image(&config, &layers, Base::Own, Archives::Stored).unwrap();
+    let digest = store.put_image(&config, &layers, Base::Own).unwrap();
     let image = store.load("test", &digest).unwrap();
 
     let at = |it: &str| dir.path().join(it);
@@ -264,7 +264,7 @@ fn an_overlay_made_of_our_layers_shows_what_the_archives_say() {
     layers.push(layer.clone());
 
     // Another store, given only the archives, shows the same.
-    let digest = store.put_image(&config, &layers, Base::Own, Archives::Stored).unwrap();
+    let digest = store.put_image(&config, &layers, Base::Own).unwrap();
     let manifest = store.manifest(&digest).unwrap();
     let other = ImageStore::open(Config { dir: at("other"), ..Default::default() }).unwrap();
     for blob in manifest.layers.iter().chain([&manifest.config]) {
@@ -350,7 +350,7 @@ async fn names_find_images_and_the_store_is_an_oci_layout() {
             architecture: oci::architecture().into(),
             ..Default::default()
         };
-        store.put_image(&config, &[layer], Base::Own, Archives::Stored).unwrap()
+        store.put_image(&config, &[layer], Base::Own).unwrap()
     };
     let (one, two) = (build("one"), build("two"));
     assert_eq!(one, build("one"), "same content, same digest");

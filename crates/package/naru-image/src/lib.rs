@@ -32,8 +32,8 @@ pub use pack::{PackError, pack};
 pub use pull::PullError;
 pub use reference::{HOST_IMAGE, LOCAL_REGISTRY, Reference, ReferenceError, is_repository, is_tag};
 pub use store::{
-    Archives, Base, BlobWriter, Collected, CommitOptions, Config, Credential, Error, HostRoot, ImageStore,
-    Keep, LAYERS_MAX, Layer, LocalImage, PullPolicy, Resolved, Result,
+    Base, BlobWriter, Collected, CommitOptions, Config, Credential, Error, HostRoot, ImageStore, Keep,
+    LAYERS_MAX, Layer, LocalImage, PullPolicy, Resolved, Result, TransientImage,
 };
 pub use unpack::{Compression, UnpackError, Unpacked, decompress, unpack};
 pub use view::{Entry, LastLink, View};

@@ -182,6 +182,8 @@ pub(crate) struct Inner {
     /// Guards `index.json`.
     index: Mutex<()>,
     expected: Mutex<HashMap<String, CommitOptions>>,
+    /// Documents of images that exist for one step of a build only, and never touch the disk.
+    transient: Mutex<HashMap<Digest, Vec<u8>>>,
     pub(crate) puller: crate::pull::Puller,
 }
 
@@ -205,6 +207,7 @@ impl ImageStore {
             puller,
             index: Mutex::default(),
             expected: Mutex::default(),
+            transient: Mutex::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         store.write_new("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -259,6 +262,18 @@ impl ImageStore {
         self.persist(file, path)
     }
 
+    /// Whole or not at all for readers, but a power cut may take it: for what is checked when it is read.
+    fn write_cache_file(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut file = self.temp_file()?;
+        file.write_all(bytes).map_err(io_error("write", path))?;
+        let persisted = file.persist(path);
+        persisted.map(|_| ()).map_err(|it| Error::Io {
+            what: "write",
+            path: path.to_owned(),
+            source: it.error,
+        })
+    }
+
     fn temp_file(&self) -> Result<tempfile::NamedTempFile> {
         let tmp = self.dir().join("tmp");
         tempfile::NamedTempFile::new_in(&tmp).map_err(io_error("create a file in", &tmp))
@@ -301,6 +316,9 @@ impl ImageStore {
 
     /// A small blob, checked against its digest.
     pub fn read_blob(&self, what: &'static str, digest: &Digest, bytes_max: u64) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.transient().get(digest) {
+            return Ok(bytes.clone());
+        }
         let path = self.blob_path(digest);
         let size = path.metadata().map_err(io_error("read", &path))?.len();
         if size > bytes_max {
@@ -393,7 +411,8 @@ impl ImageStore {
     /// The manifest that a name stands for here.
     pub fn find(&self, name: &Reference) -> Result<Option<Descriptor>> {
         if let Some(digest) = &name.digest {
-            let found = self.blob_size(digest);
+            let in_memory = self.transient().get(digest).map(|it| it.len() as u64);
+            let found = in_memory.or_else(|| self.blob_size(digest));
             return Ok(found.map(|size| Descriptor::new(media_type::MANIFEST, digest.clone(), size)));
         }
         let tag = name.tag_name();
@@ -415,7 +434,7 @@ impl ImageStore {
     fn write_layer_record(&self, record: &LayerRecord) -> Result<()> {
         let path = self.dir().join("layers").join(format!("{}.json", record.layer.diff_id.hex()));
         let bytes = serde_json::to_vec(record).expect("a layer record is plain data");
-        self.write_file(&path, &bytes)
+        self.write_cache_file(&path, &bytes)
     }
 
     /// The layer, if it is here unpacked.
@@ -548,7 +567,7 @@ impl ImageStore {
         }
         let layer = self.add_layer(dir, expected.unwrap_or_default())?;
         let bytes = serde_json::to_vec(&layer).expect("a layer is plain data");
-        self.write_file(&self.committed_path(id), &bytes)?;
+        self.write_cache_file(&self.committed_path(id), &bytes)?;
         Ok(layer)
     }
 
@@ -576,50 +595,52 @@ impl ImageStore {
     // ---- images
 
     /// Writes configuration and manifest of an image of these layers (bottom first) and returns the
-    /// manifest's digest. With `Archives::Stored` every layer's archive is in the store afterwards;
-    /// otherwise the image can only be used here.
-    pub fn put_image(
-        &self,
-        config: &ImageConfig,
-        layers: &[Layer],
-        base: Base,
-        archives: Archives,
-    ) -> Result<Digest> {
-        let mut config = config.clone();
-        config.rootfs.diff_ids = layers.iter().map(|it| it.diff_id.clone()).collect();
-        let bytes = serde_json::to_vec(&config).expect("an image config is plain data");
-        let config = Descriptor::new(media_type::CONFIG, self.put_blob(&bytes)?, bytes.len() as u64);
-        let mut descriptors = Vec::new();
-        for layer in layers {
-            descriptors.push(match archives {
-                Archives::Stored => self.layer_blob(layer)?,
-                Archives::LeftOut => Descriptor::new(media_type::LAYER, layer.diff_id.clone(), layer.size),
-            });
-        }
-        let mut annotations = BTreeMap::new();
-        if base == Base::Host {
-            annotations.insert(ANNOTATION_BASE.to_owned(), "host".to_owned());
-        }
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: media_type::MANIFEST.into(),
-            config,
-            layers: descriptors,
-            annotations,
+    /// manifest's digest. Every layer's archive is in the store afterwards, unless the image lies over the
+    /// host's root: then there is nowhere to send archives to, and the unpacked layers are forced to disk.
+    pub fn put_image(&self, config: &ImageConfig, layers: &[Layer], base: Base) -> Result<Digest> {
+        let blobs = match base {
+            Base::Own => layers.iter().map(|it| self.layer_blob(it)).collect::<Result<_>>()?,
+            Base::Host => {
+                self.sync_layers(layers)?;
+                layers.iter().map(plain_blob).collect()
+            }
         };
-        self.put_blob(&serde_json::to_vec(&manifest).expect("a manifest is plain data"))
+        let (config, manifest) = documents(config, layers, blobs, base);
+        self.put_blob(&config)?;
+        self.put_blob(&manifest)
     }
 
-    /// Forces the unpacked layers to disk: for images that have no archive to unpack again.
-    pub fn sync_layers(&self, layers: &[Layer]) -> Result<()> {
+    /// An image for one step of a build: it can be used here until the handle is dropped, costs no write
+    /// and no compression, and is gone after a restart.
+    pub fn put_transient(&self, config: &ImageConfig, layers: &[Layer], base: Base) -> TransientImage {
+        let (config, manifest) = documents(config, layers, layers.iter().map(plain_blob).collect(), base);
+        let digests = [Digest::of(&manifest), Digest::of(&config)];
+        let mut transient = self.transient();
+        transient.insert(digests[0].clone(), manifest);
+        transient.insert(digests[1].clone(), config);
+        drop(transient);
+        TransientImage { store: self.clone(), digests }
+    }
+
+    fn transient(&self) -> MutexGuard<'_, HashMap<Digest, Vec<u8>>> {
+        self.inner.transient.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Forces unpacked layers to disk: for images that have no archive to unpack again. File by file,
+    /// because `syncfs` would wait for everything that anybody else has written.
+    fn sync_layers(&self, layers: &[Layer]) -> Result<()> {
         for layer in layers {
             let Some(mut record) = self.layer_record(&layer.diff_id) else { continue };
             if record.is_synced {
                 continue;
             }
             let path = self.layer_dir(&layer.diff_id);
-            let directory = File::open(&path).map_err(io_error("read", &path))?;
-            nix::unistd::syncfs(&directory).map_err(|it| io_error("write", &path)(it.into()))?;
+            for entry in walkdir::WalkDir::new(&path).contents_first(true) {
+                let entry = entry.map_err(|it| io_error("write", &path)(it.into()))?;
+                if entry.file_type().is_file() || entry.file_type().is_dir() {
+                    sync_directory(entry.path())?;
+                }
+            }
             record.is_synced = true;
             self.write_layer_record(&record)?;
         }
@@ -821,10 +842,54 @@ pub enum Base {
     Host,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Archives {
-    Stored,
-    LeftOut,
+/// An image that exists for one step of a build, see [`ImageStore::put_transient`].
+pub struct TransientImage {
+    store: ImageStore,
+    digests: [Digest; 2],
+}
+
+impl TransientImage {
+    /// Of the manifest.
+    pub fn digest(&self) -> &Digest {
+        &self.digests[0]
+    }
+}
+
+impl Drop for TransientImage {
+    fn drop(&mut self) {
+        let mut transient = self.store.transient();
+        for digest in &self.digests {
+            transient.remove(digest);
+        }
+    }
+}
+
+fn plain_blob(layer: &Layer) -> Descriptor {
+    Descriptor::new(media_type::LAYER, layer.diff_id.clone(), layer.size)
+}
+
+/// Configuration and manifest of an image, as bytes.
+fn documents(
+    config: &ImageConfig,
+    layers: &[Layer],
+    blobs: Vec<Descriptor>,
+    base: Base,
+) -> (Vec<u8>, Vec<u8>) {
+    let mut config = config.clone();
+    config.rootfs.diff_ids = layers.iter().map(|it| it.diff_id.clone()).collect();
+    let config = serde_json::to_vec(&config).expect("an image config is plain data");
+    let mut annotations = BTreeMap::new();
+    if base == Base::Host {
+        annotations.insert(ANNOTATION_BASE.to_owned(), "host".to_owned());
+    }
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: media_type::MANIFEST.into(),
+        config: Descriptor::new(media_type::CONFIG, Digest::of(&config), config.len() as u64),
+        layers: blobs,
+        annotations,
+    };
+    (config, serde_json::to_vec(&manifest).expect("a manifest is plain data"))
 }
 
 /// What [`ImageStore::gc`] must not touch besides tagged images.

@@ -1,0 +1,484 @@
+//! Builds of real Dockerfiles. `RUN` steps are run for real too, over a mounted overlay with `chroot`
+//! and Debian's static busybox, so that no cluster is needed here. Runs as root.
+
+use crate::run::{RunFailure, RunStep, Runner};
+use crate::*;
+use naru_image::{Digest, HostImageConfig, ImageStore, LastLink, PullPolicy};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+struct ChrootRunner {
+    store: ImageStore,
+    dir: PathBuf,
+    runs: AtomicU32,
+}
+
+impl Runner for ChrootRunner {
+    fn run(&self, step: &RunStep, log: &mut dyn FnMut(&str)) -> Result<(), RunFailure> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        let image = self.store.local(&step.image).unwrap().unwrap();
+        let at = |it: &str| self.dir.join(format!("{}-{it}", step.id));
+        for it in ["upper", "work", "root"] {
+            fs::create_dir(at(it)).unwrap();
+        }
+        let mut lower: Vec<String> = image.lower_dirs.iter().map(|it| it.display().to_string()).collect();
+        if image.host.is_some() {
+            // overlayfs refuses a lower layer inside another, and every layer is inside `/`: the machine's
+            // own root becomes an overlay first (a node hides its secrets in the same step).
+            for it in ["mask", "host"] {
+                fs::create_dir(at(it)).unwrap();
+            }
+            let mount = |args: &[&str], to: &Path| {
+                assert!(Command::new("mount").args(args).arg(to).status().unwrap().success());
+            };
+            mount(&["-t", "tmpfs", "mask"], &at("mask"));
+            mount(
+                &["-t", "overlay", "overlay", "-o", &format!("lowerdir={}:/", at("mask").display())],
+                &at("host"),
+            );
+            *lower.last_mut().unwrap() = at("host").display().to_string();
+        }
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off",
+            lower.join(":"),
+            at("upper").display(),
+            at("work").display()
+        );
+        let mount =
+            Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(at("root")).status();
+        assert!(mount.unwrap().success());
+        let user = if image.config.config.user.is_empty() { "0:0" } else { &image.config.config.user };
+        let output = Command::new("chroot")
+            .arg(format!("--userspec={user}"))
+            .arg(at("root"))
+            .args(["/bin/sh", "-c", "cd \"$0\" && exec \"$@\"", &step.working_dir])
+            .args(&step.command)
+            .env_clear()
+            .envs(image.config.config.env.iter().filter_map(|it| it.split_once('=')))
+            .envs(step.env.iter().map(|(name, value)| (name, value)))
+            .output()
+            .unwrap();
+        assert!(Command::new("umount").arg(at("root")).status().unwrap().success());
+        if image.host.is_some() {
+            for it in ["host", "mask"] {
+                assert!(Command::new("umount").arg(at(it)).status().unwrap().success());
+                fs::remove_dir(at(it)).unwrap();
+            }
+        }
+        for line in String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).lines() {
+            log(line);
+        }
+        let outcome = match output.status.code() {
+            Some(0) => {
+                self.store.commit_blocking(&step.id, &at("upper")).unwrap();
+                Ok(())
+            }
+            code => {
+                Err(RunFailure::Failed { exit_code: i64::from(code.unwrap_or(-1)), reason: String::new() })
+            }
+        };
+        for it in ["upper", "work", "root"] {
+            fs::remove_dir_all(at(it)).unwrap();
+        }
+        outcome
+    }
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    store: ImageStore,
+    runner: Arc<ChrootRunner>,
+    builder: Builder,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(naru_image::Config {
+            dir: dir.path().join("images"),
+            host: HostImageConfig {
+                home: "/root".into(),
+                path: "/usr/bin:/bin".into(),
+                ..Default::default()
+            },
+            aliases: vec![("rust:1".into(), "host".into())],
+            ..Default::default()
+        })
+        .unwrap();
+        fs::create_dir(dir.path().join("run")).unwrap();
+        let runner = Arc::new(ChrootRunner {
+            store: store.clone(),
+            dir: dir.path().join("run"),
+            runs: AtomicU32::new(0),
+        });
+        let config = Config::new(dir.path().join("build"), "default");
+        let builder =
+            Builder::with_runner(store.clone(), Arc::clone(&runner) as Arc<dyn Runner>, config).unwrap();
+        let it = Self { dir, store, runner, builder };
+        it.write("busybox", &fs::read("/bin/busybox").expect("busybox-static is installed"));
+        fs::set_permissions(it.context().join("busybox"), fs::Permissions::from_mode(0o755)).unwrap();
+        it
+    }
+
+    fn context(&self) -> PathBuf {
+        self.dir.path().join("context")
+    }
+
+    fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.context().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn request(&self, dockerfile: &str) -> BuildRequest {
+        self.write("Dockerfile", dockerfile);
+        BuildRequest {
+            context: self.context(),
+            dockerfile: "Dockerfile".into(),
+            name: "test/app".into(),
+            ..Default::default()
+        }
+    }
+
+    async fn build(&self, dockerfile: &str) -> Result<(BuiltImage, String), BuildError> {
+        self.build_request(self.request(dockerfile)).await
+    }
+
+    async fn build_request(&self, request: BuildRequest) -> Result<(BuiltImage, String), BuildError> {
+        let (lines, heard) = std::sync::mpsc::channel();
+        let built = self.builder.build(request, move |it| lines.send(it.to_string()).unwrap()).await?;
+        Ok((built, heard.iter().collect::<Vec<_>>().join("\n")))
+    }
+
+    /// The content of a file of an image, or `None`.
+    async fn file(&self, image: &BuiltImage, path: &str) -> Option<String> {
+        let view = self.store.ensure(&image.reference, PullPolicy::Never).await.unwrap().view();
+        view.read(Path::new(path), 1 << 20).unwrap().map(|it| String::from_utf8(it).unwrap())
+    }
+
+    async fn meta(&self, image: &BuiltImage, path: &str) -> fs::Metadata {
+        let view = self.store.ensure(&image.reference, PullPolicy::Never).await.unwrap().view();
+        view.resolve(Path::new(path), LastLink::Keep).unwrap().expect(path).1.meta
+    }
+}
+
+/// The runner itself needs a shell before the first RUN.
+fn with_shell(rest: &str) -> String {
+    format!(
+        "FROM scratch AS base\nCOPY --chmod=755 busybox /bin/sh\nCOPY busybox /bin/busybox\nRUN /bin/busybox --install -s /bin; true\n{rest}"
+    )
+}
+
+#[tokio::test]
+async fn a_multi_stage_build_with_real_steps() {
+    let it = Fixture::new();
+    it.write("src/main.txt", "hello");
+    it.write("src/.dockerignore-me", "x");
+    it.write("notes.md", "n");
+    it.write(".dockerignore", "*.md\n");
+    let dockerfile = with_shell(
+        "FROM base AS unused\nRUN exit 1\n\
+         FROM base AS build\nARG GREETING=hi\nENV NAME=world\nWORKDIR /work\nCOPY . .\n\
+         RUN test ! -e notes.md && echo \"$GREETING $NAME $(cat src/main.txt)\" \\\n  # a comment\n  > out && echo told\n\
+         FROM scratch\nCOPY --from=build --chown=12:34 /work/out /app/\nUSER 12\nEXPOSE 80\nCMD [\"/app/out\"]\n\
+         LABEL a=b\nENTRYPOINT [\"/x\"]\nHEALTHCHECK --interval=5s CMD [\"/x\", \"-h\"]\nSTOPSIGNAL SIGINT\n",
+    );
+    let mut request = it.request(&dockerfile);
+    request.args.insert("GREETING".into(), "hello".into());
+    let (image, log) = it.build_request(request.clone()).await.map_err(|it| it.report()).unwrap();
+    assert_eq!(it.file(&image, "app/out").await.unwrap(), "hello world hello\n");
+    assert_eq!((it.meta(&image, "app/out").await.uid(), it.meta(&image, "app/out").await.gid()), (12, 34));
+    assert!(log.contains("  told"), "{log}");
+    assert!(!log.contains("unused"), "{log}");
+    assert_eq!(image.layers, 1);
+    let config = it.store.ensure(&image.reference, PullPolicy::Never).await.unwrap().config;
+    assert_eq!(config.config.user, "12");
+    assert_eq!(config.config.cmd, ["/app/out"], "CMD of the same file stays");
+    assert_eq!(config.config.entrypoint, ["/x"]);
+    assert_eq!(config.config.stop_signal.as_deref(), Some("SIGINT"));
+    assert_eq!(config.config.healthcheck.unwrap()["Interval"], 5_000_000_000i64);
+    assert_eq!(config.rootfs.diff_ids.len(), config.history.iter().filter(|it| !it.empty_layer).count());
+
+    // Again: nothing runs and the image is the same.
+    let runs = it.runner.runs.load(Ordering::Relaxed);
+    let before = std::time::Instant::now();
+    let (again, _) = it.build_request(request.clone()).await.unwrap();
+    eprintln!("no-change rebuild: {:?}", before.elapsed());
+    assert_eq!(again.digest, image.digest);
+    assert_eq!((again.cached_steps, again.total_steps), (7, 7));
+    assert_eq!(it.runner.runs.load(Ordering::Relaxed), runs);
+
+    // Another time, same content: still nothing. Other content: only what depends on it.
+    it.write("src/main.txt", "hello");
+    it.build_request(request.clone()).await.unwrap();
+    assert_eq!(it.runner.runs.load(Ordering::Relaxed), runs);
+    it.write("src/main.txt", "changed");
+    let (changed, _) = it.build_request(request.clone()).await.unwrap();
+    assert_eq!(it.runner.runs.load(Ordering::Relaxed), runs + 1);
+    assert_eq!(it.file(&changed, "app/out").await.unwrap(), "hello world changed\n");
+    // Ignored content does not count; another argument does.
+    it.write("notes.md", "changed");
+    it.build_request(request.clone()).await.unwrap();
+    assert_eq!(it.runner.runs.load(Ordering::Relaxed), runs + 1);
+    request.args.insert("GREETING".into(), "bye".into());
+    it.build_request(request).await.unwrap();
+    assert_eq!(it.runner.runs.load(Ordering::Relaxed), runs + 2);
+
+    // Real tools read the image.
+    let out = it.dir.path().join("out");
+    let copied = Command::new("skopeo")
+        .args(["copy", &format!("oci:{}:naru.local/test/app:latest", it.store.dir().display())])
+        .arg(format!("dir:{}", out.display()))
+        .output()
+        .unwrap();
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+}
+
+#[tokio::test]
+async fn a_failed_step_says_where_and_what() {
+    let it = Fixture::new();
+    let error = it.build(&with_shell("RUN echo before \\\n && no-such-program\n")).await.unwrap_err();
+    let report = error.report();
+    assert!(report.contains("--> Dockerfile:5:1"), "{report}");
+    assert!(
+        report.contains("exit code 127") && report.contains("| before") && report.contains("no-such-program"),
+        "{report}"
+    );
+    // What was done before is not done again.
+    let (image, _) = it.build(&with_shell("RUN echo before\n")).await.unwrap();
+    assert_eq!(image.cached_steps, 3);
+}
+
+#[tokio::test]
+async fn copy_follows_dockers_rules() {
+    let it = Fixture::new();
+    it.write("a/one", "1");
+    it.write("a/sub/two", "2");
+    it.write("three", "3");
+    it.write("x1.txt", "x1");
+    it.write("x2.txt", "x2");
+    it.write("script", "#!");
+    fs::set_permissions(it.context().join("script"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("three", it.context().join("link")).unwrap();
+    let root = it.context().join("root");
+    fs::create_dir_all(root.join("usr/lib")).unwrap();
+    symlink("usr/lib", root.join("lib")).unwrap();
+    it.write("etc/passwd", "app:x:7:8::/:\n");
+    let dockerfile = "FROM scratch\nCOPY root /\nCOPY etc/passwd /etc/passwd\nCOPY a /dir\nCOPY three /dir\nCOPY three /renamed\n\
+        COPY x*.txt script /many/\nCOPY link /from-link\nCOPY three /lib/three\nWORKDIR /w/x\nCOPY three .\nCOPY --chown=app three ./owned\n\
+        ENV P=expanded\nCOPY <<one <<\"two\" /inline/\n$P\none\n$P\ntwo\nADD a.tar /unpacked/\nCOPY a.tar /kept\n";
+    let tar = Command::new("tar")
+        .arg("-cf")
+        .arg(it.context().join("a.tar"))
+        .arg("-C")
+        .arg(it.context())
+        .arg("a")
+        .status();
+    assert!(tar.unwrap().success());
+    let (image, _) = it.build(dockerfile).await.map_err(|it| it.report()).unwrap();
+    for (path, want) in [
+        ("dir/one", "1"),
+        ("dir/sub/two", "2"),
+        ("dir/three", "3"),
+        ("renamed", "3"),
+        ("many/x1.txt", "x1"),
+        ("many/x2.txt", "x2"),
+        ("from-link", "3"),
+        ("usr/lib/three", "3"),
+        ("lib/three", "3"),
+        ("w/x/three", "3"),
+        ("inline/one", "expanded\n"),
+        ("inline/two", "$P\n"),
+        ("unpacked/a/one", "1"),
+    ] {
+        assert_eq!(it.file(&image, path).await.as_deref(), Some(want), "{path}");
+    }
+    assert!(it.meta(&image, "lib").await.is_symlink(), "the image's own link is still there");
+    assert!(it.meta(&image, "kept").await.len() > 1000);
+    assert_eq!(it.meta(&image, "many/script").await.permissions().mode() & 0o777, 0o755);
+    let owned = it.meta(&image, "w/x/owned").await;
+    assert_eq!((owned.uid(), owned.gid()), (7, 8));
+
+    for (dockerfile, want) in [
+        ("FROM scratch\nCOPY nothing /x\n", "`nothing` is not there"),
+        ("FROM scratch\nCOPY *.none /x/\n", "`*.none` is not there"),
+        ("FROM scratch\nARG P=../x\nCOPY $P /x\n", "outside the build context"),
+        ("FROM scratch\nCOPY --chown=nobody three /x\n", "no user `nobody`"),
+        ("FROM scratch\nCOPY three /x\nCOPY a /x\n", "both a file and a directory"),
+        ("FROM --platform=linux/riscv64 scratch\n", "cannot be built here"),
+        ("FROM naru.local/missing\n", "not on this machine"),
+        ("FROM scratch\nCOPY --from=naru.local/other /x /y\n", "not on this machine"),
+    ] {
+        let report = it.build(dockerfile).await.unwrap_err().report();
+        assert!(report.contains(want) && report.contains("--> Dockerfile:"), "{dockerfile}: {report}");
+    }
+}
+
+#[tokio::test]
+async fn a_context_cannot_be_left() {
+    let it = Fixture::new();
+    fs::write(it.dir.path().join("secret"), "s").unwrap();
+    symlink("../secret", it.context().join("up")).unwrap();
+    symlink("/etc", it.context().join("etc-link")).unwrap();
+    for dockerfile in [
+        "FROM scratch\nCOPY up /x\n",
+        "FROM scratch\nCOPY etc-link/passwd /x\n",
+        "FROM scratch\nCOPY etc-link /x\n",
+    ] {
+        let report = it.build(dockerfile).await.unwrap_err().report();
+        assert!(report.contains("is not there"), "{report}");
+    }
+    // A link that is copied with its directory, then written through.
+    it.write("one/keep", "");
+    symlink("/etc", it.context().join("one/d")).unwrap();
+    it.write("two/d/naru-marker", "x");
+    let result = it.build("FROM scratch\nCOPY one two /t/\n").await;
+    assert!(result.is_err() && !Path::new("/etc/naru-marker").exists());
+    // In two layers the second lands where the link leads, inside the image.
+    let (image, _) =
+        it.build("FROM scratch\nWORKDIR /etc\nCOPY one /t/\nCOPY two/d/naru-marker /t/d/\n").await.unwrap();
+    assert!(!Path::new("/etc/naru-marker").exists());
+    assert_eq!(it.file(&image, "etc/naru-marker").await.as_deref(), Some("x"));
+}
+
+#[tokio::test]
+async fn builds_are_reproducible_when_asked() {
+    let digests: Vec<Digest> = {
+        let mut digests = Vec::new();
+        for _ in 0..2 {
+            let it = Fixture::new();
+            it.write("b/x", "1");
+            let mut request = it.request(&with_shell(
+                "WORKDIR /d/e\nCOPY b .\nRUN echo made > file && mkdir sub && touch sub/a\n",
+            ));
+            request.source_date_epoch = Some(1_600_000_000);
+            digests.push(it.build_request(request).await.unwrap().0.digest);
+        }
+        digests
+    };
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[tokio::test]
+async fn an_image_over_the_host_stays_here_and_its_files_can_be_taken() {
+    let it = Fixture::new();
+    let dockerfile = "FROM rust:1 AS build\nCOPY busybox /naru-made/busybox\nRUN echo $PATH > /naru-made/path\nFROM scratch\nCOPY --from=build /naru-made /\n";
+    let (image, _) = it.build(dockerfile).await.map_err(|it| it.report()).unwrap();
+    assert!(it.file(&image, "path").await.unwrap().starts_with("/usr/bin"));
+    let error = it.build("FROM rust:1 AS b\nFROM scratch\nCOPY --from=b /etc/shadow /x\n").await.unwrap_err();
+    assert!(error.report().contains("is not there"));
+    let (over, _) = it.build("FROM rust:1\nCOPY busybox /opt/made\n").await.unwrap();
+    assert!(over.advice.iter().any(|it| it.message.contains("this machine's own root")));
+    let local = it.store.ensure(&over.reference, PullPolicy::Never).await.unwrap();
+    assert_eq!(local.lower_dirs.last().unwrap(), Path::new("/"));
+    assert!(it.store.manifest(&over.digest).unwrap().is_over_host());
+}
+
+#[tokio::test]
+async fn advice_is_given_for_what_is_certain() {
+    let it = Fixture::new();
+    let dockerfile = with_shell(
+        "RUN mkdir -p /var/lib/apt/lists && dd if=/dev/zero of=/var/lib/apt/lists/x bs=1M count=2 || head -c 2097152 /bin/busybox > /var/lib/apt/lists/x\nENV DB_PASSWORD=x\n",
+    );
+    let (image, _) = it.build(&dockerfile).await.map_err(|it| it.report()).unwrap();
+    let lines: Vec<(u32, &str)> = image.advice.iter().map(|it| (it.line, it.message.as_str())).collect();
+    assert!(lines.iter().any(|it| it.0 == 0 && it.1.contains("as root")), "{lines:?}");
+    assert!(lines.iter().any(|it| it.0 == 6 && it.1.contains("DB_PASSWORD")), "{lines:?}");
+    assert!(lines.iter().any(|it| it.0 == 5 && it.1.contains("apt/lists")), "{lines:?}");
+    let (image, _) = it.build("FROM scratch\nCOPY busybox /x\nUSER 65534\n").await.unwrap();
+    assert_eq!(image.advice, []);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_leaves_nothing() {
+    let small = tempfile::tempdir().unwrap();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(small.path()).status();
+    assert!(mounted.unwrap().success());
+    let it = Fixture::new();
+    let store =
+        ImageStore::open(naru_image::Config { dir: small.path().join("images"), ..Default::default() })
+            .unwrap();
+    let config = Config::new(small.path().join("build"), "default");
+    let builder =
+        Builder::with_runner(store.clone(), Arc::clone(&it.runner) as Arc<dyn Runner>, config).unwrap();
+    it.write("big", vec![1; 8 << 20]);
+    it.write("small", "s");
+    let error = builder.build(it.request("FROM scratch\nCOPY big /x\n"), |_| {}).await.unwrap_err();
+    assert!(error.is_disk_full() && error.report().contains("hint: the disk is full"), "{}", error.report());
+    assert_eq!(
+        fs::read_dir(small.path().join("images/tmp")).unwrap().count(),
+        0,
+        "no temporary file is left"
+    );
+    let built = builder.build(it.request("FROM scratch\nCOPY small /x\n"), |_| {}).await;
+    assert!(built.is_ok(), "there is room again");
+    drop((builder, store));
+    assert!(Command::new("umount").arg(small.path()).status().unwrap().success());
+}
+
+fn findings(text: &str) -> Vec<String> {
+    parse(text).findings.iter().map(|it| it.render("Dockerfile")).collect()
+}
+
+#[test]
+fn what_is_not_supported_is_refused_at_its_place() {
+    for (text, want) in [
+        ("FROM a\nFRUM b\n", &["unknown instruction 'FRUM'", "Dockerfile:2:1", "did you mean `FROM`?"][..]),
+        ("RUN x\n", &["expected FROM", "Dockerfile:1:1", "starts with `FROM <image>`"]),
+        ("", &["at least one FROM", "Dockerfile:1:1"]),
+        ("FROM a\nCOPY ../x /y\n", &["`../x` lies outside", "Dockerfile:2:6"]),
+        ("FROM a\nCOPY a/../../x /y\n", &["outside the build context"]),
+        ("FROM a\nADD https://x/y /z\n", &["`ADD` of a URL", "Dockerfile:2:5", "check its digest"]),
+        (
+            "FROM a\nRUN --mount=type=secret,id=x cat\n",
+            &["`--mount=type=secret` is not supported", "Dockerfile:2:5"],
+        ),
+        ("FROM a\nRUN --network=none x\n", &["`--network=none`", "Dockerfile:2:5"]),
+        ("FROM a\nCOPY --parents a b\n", &["`--parents` of `COPY`", "Dockerfile:2:6"]),
+        ("FROM a\nONBUILD RUN x\n", &["`ONBUILD` is not supported", "Dockerfile:2:1"]),
+        (
+            "FROM a AS build\nFROM b\nCOPY --from=bild /x /y\n",
+            &["no stage `bild`", "Dockerfile:3:6", "did you mean `build`?"],
+        ),
+        ("FROM a\nCOPY --from=3 /x /y\n", &["no stage number 3"]),
+        ("FROM a\nCOPY a b /c\n", &["several sources", "write `/c/`"]),
+        ("FROM a\nCOPY a\n", &["at least two arguments", "Dockerfile:2:1"]),
+        ("FROM a\nENV X\n", &["`ENV X` has no value"]),
+        ("FROM a AS x\nFROM b AS x\n", &["duplicate", "Dockerfile:2:"]),
+        ("FROM a\nRUN <<EOF\nx\n", &["here-document", "Dockerfile:3:1"]),
+        ("FROM a\nRUN cat <<EOF\nx\nEOF\n", &["unknown instruction", "right after `RUN`"]),
+        ("FROM a\nHEALTHCHECK --intervall=3s CMD x\n", &["`--intervall`", "did you mean `interval`?"]),
+        ("FROM a\nCOPY --chmod=u+x a b\n", &["not an octal mode"]),
+    ] {
+        let found = findings(text);
+        assert!(parse(text).has_errors(), "{text}");
+        for part in want {
+            assert!(found.iter().any(|it| it.contains(part)), "{text:?} -> {found:?}, want {part}");
+        }
+    }
+    assert_eq!(
+        findings("# syntax=docker/dockerfile:1\n\u{feff}FROM a\r\nRUN x\r\n").len(),
+        1,
+        "a mark inside is no mark"
+    );
+    assert_eq!(findings("\u{feff}FROM a\r\nRUN x\r\n"), Vec::<String>::new());
+    let huge = format!("FROM a\n{}", "RUN x\n".repeat(10_000));
+    assert!(findings(&huge)[0].contains("more than"));
+}
+
+#[test]
+fn shell_commands_are_joined_as_docker_joins_them() {
+    use form::{Action, Command, Run};
+    let command = |text: &str| match &parse(text).stages[0].instructions[0].action {
+        Action::Run(Run { command: Command::Shell(it), .. }) => it.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(command("FROM a\nRUN a \\\n  # no\n\n  b\n"), "a   b");
+    assert_eq!(command("# escape=`\nFROM a\nRUN a `\n b\n"), "a  b");
+    assert_eq!(command("FROM a\nRUN <<EOF\none\ntwo\nEOF\n"), "one\ntwo\n");
+}
