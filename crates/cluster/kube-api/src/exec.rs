@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
@@ -66,7 +66,9 @@ async fn run(socket: WebSocket, session: ExecSession) {
         frame.extend(exit_status(exit).to_string().into_bytes());
         // The client may have gone; then nobody needs the status.
         let _ = to_client.send(Message::Binary(frame.into())).await;
-        let _ = to_client.send(Message::Close(None)).await;
+        // Without the code the client takes the end for a broken connection.
+        let close = CloseFrame { code: close_code::NORMAL, reason: "".into() };
+        let _ = to_client.send(Message::Close(Some(close))).await;
     };
     tokio::select! {
         () = output => {}

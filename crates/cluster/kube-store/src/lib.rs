@@ -31,6 +31,7 @@ mod writer;
 
 use std::path::Path;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -52,6 +53,8 @@ pub struct Options {
     pub history_ms_min: u64,
     /// ... unless there are more rows of history than this.
     pub history_rows_max: u64,
+    /// How often the file is freed of older history, at most.
+    pub compaction_interval: Duration,
     /// One object, as JSON. The figure is etcd's default request limit.
     pub object_bytes_max: usize,
 }
@@ -63,6 +66,7 @@ impl Default for Options {
             ring_bytes_max: 4 * 1024 * 1024,
             history_ms_min: 5 * 60 * 1000,
             history_rows_max: 20_000,
+            compaction_interval: Duration::from_secs(60),
             object_bytes_max: 3 * 512 * 1024,
         }
     }

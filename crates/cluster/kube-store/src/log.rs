@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, params};
 use serde_json::Value;
@@ -13,6 +14,8 @@ use crate::{Change, OpenError, Options};
 
 /// Rows removed in one transaction of a compaction: writers wait at most for this many.
 const COMPACTION_ROWS_MAX: usize = 500;
+/// A predecessor that is still going down gets this long to let go of the file.
+const PREDECESSOR_WAIT: Duration = Duration::from_secs(2);
 /// Free pages returned to the file system after a compaction (4 KiB each).
 const VACUUM_PAGES_MAX: u32 = 4096;
 
@@ -61,6 +64,7 @@ impl Log {
             .and_then(|it| it.set_permissions(std::fs::Permissions::from_mode(0o600)))
             .map_err(|source| OpenError::Permissions { path: path.display().to_string(), source })?;
         let file = Connection::open(path).map_err(in_file)?;
+        file.busy_timeout(PREDECESSOR_WAIT).map_err(in_file)?;
         // `exclusive`: the state in memory is the truth only while nobody else writes the file.
         file.execute_batch(
             "PRAGMA auto_vacuum = INCREMENTAL;

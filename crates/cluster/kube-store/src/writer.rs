@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -13,8 +13,6 @@ use crate::{Change, Entry, Expected, Options, WriteError};
 
 /// Writes in one commit. More would only delay the first of them.
 const GROUP_WRITES_MAX: usize = 256;
-/// How often old revisions are removed from the file, at most.
-const COMPACTION_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(crate) struct Write {
     pub key: Arc<str>,
@@ -151,7 +149,7 @@ impl Writer {
     }
 
     fn compact_when_due(&mut self) {
-        if self.compacted_at.elapsed() < COMPACTION_INTERVAL {
+        if self.compacted_at.elapsed() < self.options.compaction_interval {
             return;
         }
         self.compacted_at = Instant::now();

@@ -1,0 +1,343 @@
+//! The API as programs see it: requests in, answers out, without a socket.
+
+use axum::body::Body;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use kube_api::{Api, Config};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+struct Server {
+    _dir: tempfile::TempDir,
+    api: Api,
+}
+
+/// Lines of a watch.
+struct Watch {
+    body: Body,
+    buffer: Vec<u8>,
+}
+
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+const MERGE: &str = "application/merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+impl Server {
+    async fn start() -> Server {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut config = Config::new(dir.path().into(), "test");
+        config.store.ring_changes_max = 64;
+        let api = Api::open(config).expect("the API opens");
+        api.prepare().await.expect("the first objects are written");
+        Server { _dir: dir, api }
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> http::Response<Body> {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from(body.to_string())).expect("a request");
+        self.api.router().oneshot(request).await.expect("an answer")
+    }
+
+    async fn call(&self, method: &str, path: &str, content_type: &str, body: &str) -> (u16, Value) {
+        let response = self.send(method, path, &[("content-type", content_type)], body).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        (code, serde_json::from_slice(&bytes).expect("JSON"))
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (code, value) = self.call("GET", path, "", "").await;
+        assert_eq!(code, 200, "{value}");
+        value
+    }
+
+    async fn post(&self, path: &str, object: Value) -> (u16, Value) {
+        self.call("POST", path, "application/json", &object.to_string()).await
+    }
+
+    async fn map(&self, name: &str, labels: Value) -> Value {
+        let (code, made) = self.post(MAPS, json!({"metadata": {"name": name, "labels": labels}})).await;
+        assert_eq!(code, 201, "{made}");
+        made
+    }
+
+    async fn watch(&self, path: &str) -> Watch {
+        let response = self.send("GET", path, &[], "").await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Watch { body: response.into_body(), buffer: Vec::new() }
+    }
+}
+
+impl Watch {
+    async fn next(&mut self) -> Value {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|it| *it == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return serde_json::from_slice(&line).expect("JSON");
+            }
+            let frame = tokio::time::timeout(std::time::Duration::from_secs(20), self.body.frame()).await;
+            let frame = frame.expect("in time").expect("the watch goes on").expect("readable");
+            self.buffer.extend_from_slice(frame.data_ref().expect("data"));
+        }
+    }
+
+    /// Type and name of the next event.
+    async fn event(&mut self) -> String {
+        let event = self.next().await;
+        format!(
+            "{} {}",
+            event["type"].as_str().expect("a type"),
+            event["object"]["metadata"]["name"].as_str().unwrap_or("-")
+        )
+    }
+}
+
+fn revision(object: &Value) -> &str {
+    object["metadata"]["resourceVersion"].as_str().expect("a revision")
+}
+
+#[tokio::test]
+async fn a_write_that_changes_nothing_has_no_revision() {
+    let server = Server::start().await;
+    let made = server.map("a", json!({"x": "y"})).await;
+    let path = format!("{MAPS}/a");
+    let (_, same) = server.call("PUT", &path, "application/json", &made.to_string()).await;
+    assert_eq!(same, made);
+    let (_, same) = server.call("PATCH", &path, MERGE, r#"{"metadata":{"labels":{"x":"y"}}}"#).await;
+    assert_eq!(same, made);
+    let (_, changed) = server.call("PATCH", &path, MERGE, r#"{"data":{"k":"v"}}"#).await;
+    assert_ne!(revision(&changed), revision(&made));
+    let (code, failure) = server.call("PUT", &path, "application/json", &made.to_string()).await;
+    assert_eq!((code, failure["reason"].as_str()), (409, Some("Conflict")), "the revision in it is old");
+    let mut unconditional = made.clone();
+    unconditional["metadata"].as_object_mut().expect("fields").remove("resourceVersion");
+    let (code, replaced) = server.call("PUT", &path, "application/json", &unconditional.to_string()).await;
+    assert_eq!((code, replaced["data"].is_null()), (200, true));
+}
+
+#[tokio::test]
+async fn failures_say_what_and_why() {
+    let server = Server::start().await;
+    server.map("a", json!({})).await;
+    for (method, path, media, body, code, reason) in [
+        ("POST", MAPS, "application/json", r#"{"metadata":{"name":"a"}}"#, 409, "AlreadyExists"),
+        ("GET", "/api/v1/namespaces/default/configmaps/none", "", "", 404, "NotFound"),
+        ("GET", "/apis/none/v1/things", "", "", 404, "NotFound"),
+        (
+            "POST",
+            "/api/v1/namespaces/none/configmaps",
+            "application/json",
+            r#"{"metadata":{"name":"a"}}"#,
+            404,
+            "NotFound",
+        ),
+        ("POST", MAPS, "application/json", r#"{"metadata":{"name":"Upper"}}"#, 422, "Invalid"),
+        ("POST", MAPS, "application/json", "{", 400, "BadRequest"),
+        ("POST", MAPS, "application/json", r#"{"kind":"Secret","metadata":{"name":"b"}}"#, 400, "BadRequest"),
+        ("POST", MAPS, "application/vnd.kubernetes.protobuf", "k8s\0", 415, "UnsupportedMediaType"),
+        ("PATCH", "/api/v1/namespaces/default/configmaps/a", "text/plain", "{}", 415, "UnsupportedMediaType"),
+        ("PUT", MAPS, "application/json", "{}", 405, "MethodNotAllowed"),
+        ("GET", "/api/v1/pods?fieldSelector=spec.color%3Dred", "", "", 400, "BadRequest"),
+        ("GET", "/openapi/v3", "", "", 404, "NotFound"),
+    ] {
+        let (got, failure) = server.call(method, path, media, body).await;
+        assert_eq!((got, failure["reason"].as_str()), (code, Some(reason)), "{method} {path}: {failure}");
+        assert_eq!(failure["kind"], "Status");
+    }
+    let response = server.send("GET", MAPS, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
+    assert_eq!(response.status(), StatusCode::NOT_ACCEPTABLE);
+}
+
+#[tokio::test]
+async fn a_watch_follows_objects_into_and_out_of_its_selector() {
+    let server = Server::start().await;
+    let list = server.get(&format!("{MAPS}?labelSelector=app%3Dweb")).await;
+    let path = format!("{MAPS}?watch=true&labelSelector=app%3Dweb&resourceVersion={}", revision(&list));
+    let mut watch = server.watch(&path).await;
+    server.map("other", json!({"app": "db"})).await;
+    server.map("a", json!({"app": "web"})).await;
+    assert_eq!(watch.event().await, "ADDED a");
+    let label = |value: &str| format!(r#"{{"metadata":{{"labels":{{"app":"{value}"}}}}}}"#);
+    let (_, left) = server.call("PATCH", &format!("{MAPS}/a"), MERGE, &label("db")).await;
+    let event = watch.next().await;
+    assert_eq!(event["type"], "DELETED");
+    assert_eq!(event["object"]["metadata"]["labels"]["app"], "web", "the last state that matched");
+    assert_eq!(revision(&event["object"]), revision(&left));
+    server.call("PATCH", &format!("{MAPS}/other"), MERGE, &label("web")).await;
+    assert_eq!(watch.event().await, "ADDED other");
+    server.call("PATCH", &format!("{MAPS}/other"), MERGE, r#"{"data":{"k":"v"}}"#).await;
+    assert_eq!(watch.event().await, "MODIFIED other");
+    let (_, status) = server.call("DELETE", &format!("{MAPS}/other"), "", "").await;
+    assert_eq!(status["status"], "Success");
+    assert_eq!(watch.event().await, "DELETED other");
+}
+
+#[tokio::test]
+async fn a_watch_from_the_distant_past_is_told_to_list_again() {
+    let server = Server::start().await;
+    for number in 0..100 {
+        server.map(&format!("m{number}"), json!({})).await;
+    }
+    let event = server.watch(&format!("{MAPS}?watch=true&resourceVersion=1")).await.next().await;
+    assert_eq!((&event["type"], &event["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    let (code, failure) = server.call("GET", &format!("{MAPS}?resourceVersion=99999"), "", "").await;
+    assert_eq!(code, 504);
+    assert_eq!(failure["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+}
+
+#[tokio::test]
+async fn a_streaming_list_ends_with_its_mark() {
+    let server = Server::start().await;
+    server.map("a", json!({})).await;
+    let path = format!(
+        "{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1"
+    );
+    let mut watch = server.watch(&path).await;
+    assert_eq!(watch.event().await, "ADDED a");
+    let mark = watch.next().await;
+    assert_eq!(mark["type"], "BOOKMARK");
+    assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(watch.event().await, "BOOKMARK -", "one more at the end of its time");
+    assert!(watch.body.frame().await.is_none());
+}
+
+#[tokio::test]
+async fn pages_of_a_list_belong_to_one_moment() {
+    let server = Server::start().await;
+    for name in ["a", "b", "c", "d", "e"] {
+        server.map(name, json!({})).await;
+    }
+    let first = server.get(&format!("{MAPS}?limit=2")).await;
+    assert_eq!(first["metadata"]["remainingItemCount"], 3);
+    server.map("bb", json!({})).await;
+    server.call("DELETE", &format!("{MAPS}/d"), "", "").await;
+    let token = first["metadata"]["continue"].as_str().expect("more");
+    let rest = server.get(&format!("{MAPS}?limit=10&continue={token}")).await;
+    let names: Vec<&str> = rest["items"].as_array().expect("items").iter().map(kube_kinds::name).collect();
+    assert_eq!(names, ["c", "d", "e"]);
+    assert_eq!(revision(&rest), revision(&first));
+}
+
+#[tokio::test]
+async fn server_side_apply_creates_shares_and_removes() {
+    let server = Server::start().await;
+    let path = |manager: &str, force: bool| format!("{MAPS}/a?fieldManager={manager}&force={force}");
+    let body = |data: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {data}\n");
+    let (code, _) = server.call("PATCH", &path("ci", false), APPLY, &body("{one: '1', two: '2'}")).await;
+    assert_eq!(code, 201);
+    let (code, failure) = server.call("PATCH", &path("ops", false), APPLY, &body("{two: '3'}")).await;
+    assert_eq!(code, 409);
+    assert_eq!(failure["details"]["causes"][0]["field"], ".data.two");
+    let (code, _) = server.call("PATCH", &path("ops", true), APPLY, &body("{two: '3'}")).await;
+    assert_eq!(code, 200);
+    let (_, object) = server.call("PATCH", &path("ci", false), APPLY, &body("{}")).await;
+    assert_eq!(object["data"], json!({"two": "3"}));
+    let before = revision(&object).to_string();
+    let (_, object) = server.call("PATCH", &path("ci", false), APPLY, &body("{}")).await;
+    assert_eq!(revision(&object), before);
+}
+
+#[tokio::test]
+async fn a_dry_run_answers_without_writing() {
+    let server = Server::start().await;
+    let before = server.api.store().revision();
+    let (code, made) =
+        server.post(&format!("{MAPS}?dryRun=All"), json!({"metadata": {"generateName": "x-"}})).await;
+    assert_eq!(code, 201);
+    assert_eq!(kube_kinds::name(&made).len(), "x-".len() + 5);
+    assert_eq!(server.api.store().revision(), before);
+}
+
+#[tokio::test]
+async fn tables_have_the_columns_of_the_kind() {
+    let server = Server::start().await;
+    server.map("a", json!({})).await;
+    let response = server.send("GET", MAPS, &[("accept", TABLE)], "").await;
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    let table: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let names: Vec<&str> = kube_kinds::list(&table, "/columnDefinitions")
+        .iter()
+        .map(|it| kube_kinds::text(it, "/name"))
+        .collect();
+    assert_eq!(names, ["Name", "Data", "Age"]);
+    assert_eq!(table["rows"][0]["cells"][0], "a");
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+}
+
+#[tokio::test]
+async fn finalizers_and_the_status_have_their_own_rules() {
+    let server = Server::start().await;
+    let pod = json!({"metadata": {"name": "p", "finalizers": ["test/hold"]}, "spec": {"containers": [{"name": "c", "image": "i:1"}]},
+        "status": {"phase": "Running"}});
+    let path = "/api/v1/namespaces/default/pods";
+    let (_, made) = server.post(path, pod).await;
+    assert_eq!(made["status"]["phase"], "Pending", "a client does not say how a new pod is");
+    let path = format!("{path}/p");
+    let (_, pod) = server
+        .call(
+            "PATCH",
+            &format!("{path}/status"),
+            MERGE,
+            r#"{"status":{"phase":"Running"},"spec":{"nodeName":"x"}}"#,
+        )
+        .await;
+    assert_eq!((&pod["status"]["phase"], &pod["spec"]["nodeName"]), (&json!("Running"), &Value::Null));
+    let (code, _) = server.post(&format!("{path}/binding"), json!({"target": {"name": "n1"}})).await;
+    assert_eq!(code, 201);
+    let (_, pod) = server.call("DELETE", &path, "application/json", r#"{"gracePeriodSeconds":5}"#).await;
+    assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 5);
+    let (_, pod) = server.call("DELETE", &path, "application/json", r#"{"gracePeriodSeconds":0}"#).await;
+    assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 0);
+    assert_eq!(server.get(&path).await["metadata"]["finalizers"], json!(["test/hold"]), "held");
+    server.call("PATCH", &path, MERGE, r#"{"metadata":{"finalizers":null}}"#).await;
+    assert_eq!(server.call("GET", &path, "", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn both_forms_of_discovery_list_the_same() {
+    let server = Server::start().await;
+    let groups = server.get("/apis").await;
+    let legacy: Vec<&str> = kube_kinds::list(&groups, "/groups").iter().map(plain_name).collect();
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let response = server.send("GET", "/apis", &[("accept", aggregated)], "").await;
+    let content_type = response.headers()["content-type"].to_str().expect("text").to_string();
+    assert!(content_type.contains("as=APIGroupDiscoveryList"), "{content_type}");
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    let document: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let new: Vec<&str> = kube_kinds::list(&document, "/items").iter().map(kube_kinds::name).collect();
+    assert_eq!(legacy, new);
+    let apps = server.get("/apis/apps/v1").await;
+    let names: Vec<&str> = kube_kinds::list(&apps, "/resources").iter().map(plain_name).collect();
+    assert_eq!(names[..3], ["deployments", "deployments/status", "deployments/scale"]);
+}
+
+fn plain_name(it: &Value) -> &str {
+    kube_kinds::text(it, "/name")
+}
+
+#[tokio::test]
+async fn scale_reads_and_writes_replicas() {
+    let server = Server::start().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({"metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}}}});
+    assert_eq!(server.post(path, deployment).await.0, 201);
+    let (_, scale) =
+        server.call("PATCH", &format!("{path}/web/scale"), MERGE, r#"{"spec":{"replicas":4}}"#).await;
+    assert_eq!((&scale["spec"]["replicas"], &scale["status"]["selector"]), (&json!(4), &json!("a=b")));
+    let deployment = server.get(&format!("{path}/web")).await;
+    assert_eq!(
+        (&deployment["spec"]["replicas"], &deployment["metadata"]["generation"]),
+        (&json!(4), &json!(2))
+    );
+}
