@@ -51,7 +51,9 @@ pub use config::{
     StartFailureKind, Started, User,
 };
 pub use helper::run_bundle;
+pub use log::FILES_MAX as LOG_FILES_MAX;
 pub use rootfs::remove_mount_stubs;
+pub use spec::CAPABILITIES_DEFAULT;
 
 /// Runs the helper that the command line names and never returns, or returns at once.
 ///

@@ -1,0 +1,224 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::pod::lower_pod;
+
+const DRAIN: SignedDuration = SignedDuration::from_secs(1);
+
+fn pod(spec: Value) -> DesiredPod {
+    lower_pod(&json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}))
+}
+
+fn one(policy: &str) -> DesiredPod {
+    pod(json!({"restartPolicy": policy, "containers": [{"name": "a", "image": "i:1"}]}))
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000 + seconds).unwrap()
+}
+
+fn ready_sandbox() -> Observed {
+    Observed { sandbox: SandboxState::Ready { address: "10.0.0.2".into() }, ..Observed::default() }
+}
+
+fn ended(attempt: u32, code: i32, from: i64, to: i64) -> Ended {
+    Ended {
+        attempt,
+        code,
+        signal: None,
+        reason: if code == 0 { "Completed" } else { "Error" }.into(),
+        message: String::new(),
+        started_at: Some(at(from)),
+        finished_at: at(to),
+    }
+}
+
+fn actions(pod: &DesiredPod, seen: &Observed, now: i64) -> Vec<Action> {
+    plan(pod, seen, DRAIN, at(now)).actions
+}
+
+#[test]
+fn a_pod_gets_a_sandbox_then_images_then_containers() {
+    let pod = one("Always");
+    let mut seen = Observed::default();
+    assert_eq!(actions(&pod, &seen, 0), [Action::CreateSandbox]);
+    seen.sandbox = SandboxState::Creating;
+    assert_eq!(actions(&pod, &seen, 0), []);
+    seen = ready_sandbox();
+    assert_eq!(actions(&pod, &seen, 0), [Action::EnsureImage { container: "a".into() }]);
+    let state = seen.containers.entry("a".into()).or_default();
+    state.image = ImageState::Present;
+    assert_eq!(actions(&pod, &seen, 0), [Action::Start { container: "a".into(), attempt: 0 }]);
+    assert_eq!(pod_phase(&pod, &seen), PodPhase::Pending);
+}
+
+#[test]
+fn init_containers_run_one_after_the_other_and_first() {
+    let pod = pod(json!({
+        "initContainers": [{"name": "one", "image": "i:1"}, {"name": "two", "image": "i:1"}],
+        "containers": [{"name": "a", "image": "i:1"}],
+    }));
+    let mut seen = ready_sandbox();
+    for name in ["one", "two", "a"] {
+        seen.containers.entry(name.into()).or_default().image = ImageState::Present;
+    }
+    assert_eq!(actions(&pod, &seen, 0), [Action::Start { container: "one".into(), attempt: 0 }]);
+    seen.containers.get_mut("one").unwrap().end(ended(0, 0, 0, 1));
+    assert_eq!(actions(&pod, &seen, 1), [Action::Start { container: "two".into(), attempt: 0 }]);
+    seen.containers.get_mut("two").unwrap().end(ended(0, 1, 1, 2));
+    assert_eq!(
+        actions(&pod, &seen, 2),
+        [Action::Start { container: "two".into(), attempt: 1 }],
+        "it is tried again"
+    );
+    seen.containers.get_mut("two").unwrap().end(ended(1, 0, 2, 3));
+    assert_eq!(actions(&pod, &seen, 3), [Action::Start { container: "a".into(), attempt: 0 }]);
+}
+
+#[test]
+fn restarts_back_off_from_ten_seconds_to_five_minutes() {
+    let pod = one("Always");
+    let mut seen = ready_sandbox();
+    let mut now = 0;
+    let mut delays = Vec::new();
+    for attempt in 0..9 {
+        let state = seen.containers.entry("a".into()).or_default();
+        state.image = ImageState::Present;
+        state.end(ended(attempt, 1, now, now + 1));
+        now += 1;
+        let decided = plan(&pod, &seen, DRAIN, at(now));
+        let delay = decided.wake_at.map_or(0, |wake| wake.duration_since(at(now)).as_secs());
+        delays.push(delay);
+        now += delay;
+        assert_eq!(
+            actions(&pod, &seen, now),
+            [Action::Start { container: "a".into(), attempt: attempt + 1 }]
+        );
+    }
+    assert_eq!(delays, [0, 10, 20, 40, 80, 160, 300, 300, 300]);
+    // A long healthy run is forgiven.
+    seen.containers.get_mut("a").unwrap().end(ended(9, 1, now, now + 700));
+    assert_eq!(actions(&pod, &seen, now + 700).len(), 1);
+}
+
+#[test]
+fn restart_policies_decide_the_end() {
+    for (policy, code, phase, restarts) in [
+        ("Always", 0, PodPhase::Running, true),
+        ("OnFailure", 0, PodPhase::Succeeded, false),
+        ("OnFailure", 1, PodPhase::Running, true),
+        ("Never", 0, PodPhase::Succeeded, false),
+        ("Never", 1, PodPhase::Failed, false),
+    ] {
+        let pod = one(policy);
+        let mut seen = ready_sandbox();
+        let state = seen.containers.entry("a".into()).or_default();
+        state.image = ImageState::Present;
+        state.end(ended(0, code, 0, 1));
+        assert_eq!(pod_phase(&pod, &seen), phase, "{policy} {code}");
+        let expect =
+            if restarts { Action::Start { container: "a".into(), attempt: 1 } } else { Action::TearDown };
+        assert_eq!(actions(&pod, &seen, 1), [expect], "{policy} {code}");
+    }
+}
+
+#[test]
+fn deletion_drains_then_stops_then_kills_then_forgets() {
+    let pod = one("Always");
+    let mut seen = ready_sandbox();
+    let state = seen.containers.entry("a".into()).or_default();
+    state.phase = Phase::Running { since: at(0) };
+    seen.deletion = Some(Deletion {
+        since: at(10),
+        grace: SignedDuration::from_secs(30),
+        was_ready: true,
+        forced: false,
+    });
+    let decided = plan(&pod, &seen, DRAIN, at(10));
+    assert_eq!(
+        (decided.actions, decided.wake_at),
+        (vec![], Some(at(11))),
+        "requests on their way are served"
+    );
+    assert_eq!(actions(&pod, &seen, 11), [Action::Stop { container: "a".into() }]);
+    seen.containers.get_mut("a").unwrap().stop = Some(Stop { asked_at: at(11), killed: false });
+    let decided = plan(&pod, &seen, DRAIN, at(12));
+    assert_eq!((decided.actions, decided.wake_at), (vec![], Some(at(41))));
+    assert_eq!(actions(&pod, &seen, 41), [Action::Kill { container: "a".into() }]);
+    seen.containers.get_mut("a").unwrap().end(ended(0, 137, 0, 41));
+    assert_eq!(actions(&pod, &seen, 41), [Action::TearDown]);
+    seen.sandbox = SandboxState::Gone;
+    assert_eq!(actions(&pod, &seen, 41), [Action::DeleteObject]);
+    seen.object_deleted = true;
+    assert_eq!(plan(&pod, &seen, DRAIN, at(41)), Plan::default());
+}
+
+#[test]
+fn a_pod_that_never_served_is_stopped_at_once() {
+    let pod = one("Always");
+    let mut seen = ready_sandbox();
+    seen.containers.entry("a".into()).or_default().phase = Phase::Running { since: at(0) };
+    seen.deletion = Some(Deletion {
+        since: at(10),
+        grace: SignedDuration::from_secs(0),
+        was_ready: false,
+        forced: false,
+    });
+    assert_eq!(actions(&pod, &seen, 10), [Action::Stop { container: "a".into() }]);
+}
+
+#[test]
+fn what_the_container_wrote_is_kept_before_the_pod_succeeds() {
+    let mut pod = one("Never");
+    pod.commit = Some("layer".into());
+    let mut seen = ready_sandbox();
+    seen.containers.entry("a".into()).or_default().end(ended(0, 0, 0, 1));
+    assert_eq!(pod_phase(&pod, &seen), PodPhase::Running);
+    assert_eq!(actions(&pod, &seen, 1), [Action::Commit { container: "a".into() }]);
+    seen.containers.get_mut("a").unwrap().commit = CommitState::Running;
+    assert_eq!(actions(&pod, &seen, 1), []);
+    seen.containers.get_mut("a").unwrap().commit = CommitState::Done;
+    assert_eq!(pod_phase(&pod, &seen), PodPhase::Succeeded);
+}
+
+#[test]
+fn a_deadline_fails_the_pod_and_stops_it() {
+    let mut pod = one("Never");
+    pod.active_deadline_seconds = Some(5);
+    let mut seen = ready_sandbox();
+    seen.started_at = Some(at(0));
+    seen.containers.entry("a".into()).or_default().phase = Phase::Running { since: at(0) };
+    assert_eq!(plan(&pod, &seen, DRAIN, at(1)).wake_at, Some(at(5)));
+    assert!(
+        matches!(&actions(&pod, &seen, 5)[..], [Action::Fail { reason, .. }] if reason == "DeadlineExceeded")
+    );
+    seen.failed = Some(("DeadlineExceeded".into(), String::new()));
+    assert_eq!(actions(&pod, &seen, 5), [Action::Stop { container: "a".into() }]);
+}
+
+#[test]
+fn a_refused_pod_is_never_started_but_can_be_deleted() {
+    let pod = pod(json!({"hostNetwork": true, "containers": [{"name": "a", "image": "i:1"}]}));
+    let mut seen = Observed::default();
+    assert_eq!(actions(&pod, &seen, 0), []);
+    seen.deletion = Some(Deletion {
+        since: at(0),
+        grace: SignedDuration::from_secs(30),
+        was_ready: false,
+        forced: false,
+    });
+    assert_eq!(actions(&pod, &seen, 0), [Action::DeleteObject]);
+}
+
+#[test]
+fn a_probe_that_gave_up_stops_only_its_container() {
+    let pod = pod(json!({"terminationGracePeriodSeconds": 3,
+        "containers": [{"name": "a", "image": "i:1"}, {"name": "b", "image": "i:1"}]}));
+    let mut seen = ready_sandbox();
+    for name in ["a", "b"] {
+        seen.containers.entry(name.into()).or_default().phase = Phase::Running { since: at(0) };
+    }
+    seen.containers.get_mut("b").unwrap().stop = Some(Stop { asked_at: at(5), killed: false });
+    assert_eq!(plan(&pod, &seen, DRAIN, at(6)).wake_at, Some(at(8)));
+    assert_eq!(actions(&pod, &seen, 8), [Action::Kill { container: "b".into() }]);
+}

@@ -1,0 +1,144 @@
+//! What all workers of a node share.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use naru_client::{Client, EventKind};
+use naru_net::Network;
+use naru_runtime::{HelperProgram, Sandbox};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::Config;
+use crate::image::ImageService;
+use crate::machine::Machine;
+
+/// Events that wait for the API; more are dropped, an event is worth no memory.
+const EVENTS_MAX: usize = 512;
+
+pub(crate) struct Shared {
+    pub config: Config,
+    pub client: Client,
+    pub images: Arc<dyn ImageService>,
+    pub network: Network,
+    pub program: HelperProgram,
+    pub machine: Machine,
+    pub host_ip: String,
+    pods: RwLock<BTreeMap<String, PodView>>,
+    events: mpsc::Sender<PodEvent>,
+    inbox: Mutex<Option<mpsc::Receiver<PodEvent>>>,
+}
+
+pub(crate) struct PodEvent {
+    about: Arc<Value>,
+    kind: EventKind,
+    reason: &'static str,
+    message: String,
+}
+
+/// A pod as logs, exec and statistics see it.
+#[derive(Debug, Clone)]
+pub(crate) struct PodView {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    pub directory: PathBuf,
+    pub sandbox: Option<Sandbox>,
+    pub main_container: String,
+    pub containers: Vec<ContainerView>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ContainerView {
+    pub name: String,
+    pub attempt: u32,
+    pub running: bool,
+    /// Running, or about to.
+    pub alive: bool,
+    /// There may be output to read.
+    pub began: bool,
+}
+
+impl PodView {
+    pub fn container(&self, name: &str) -> Option<&ContainerView> {
+        let name = if name.is_empty() { &self.main_container } else { name };
+        self.containers.iter().find(|container| container.name == name)
+    }
+}
+
+impl Shared {
+    pub fn new(
+        config: Config,
+        client: Client,
+        images: Arc<dyn ImageService>,
+        network: Network,
+        program: HelperProgram,
+        machine: Machine,
+    ) -> Self {
+        let (events, inbox) = mpsc::channel(EVENTS_MAX);
+        let host_ip = network.gateway().to_string();
+        Self {
+            config,
+            client,
+            images,
+            network,
+            program,
+            machine,
+            host_ip,
+            pods: RwLock::default(),
+            events,
+            inbox: Mutex::new(Some(inbox)),
+        }
+    }
+
+    pub fn pod_directory(&self, uid: &str) -> PathBuf {
+        self.config.pods_directory().join(uid)
+    }
+
+    pub fn memory_directory(&self, uid: &str) -> PathBuf {
+        self.config.memory_directory().join(uid)
+    }
+
+    pub fn release(&self, address: &str) {
+        if let Ok(address) = address.parse() {
+            self.network.release(address);
+        }
+    }
+
+    pub fn show(&self, view: PodView) {
+        self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(view.uid.clone(), view);
+    }
+
+    pub fn forget(&self, uid: &str) {
+        self.pods.write().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    pub fn view(&self, uid: &str) -> Option<PodView> {
+        self.pods.read().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    }
+
+    pub fn find(&self, namespace: &str, name: &str) -> Option<PodView> {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        pods.values().find(|pod| pod.namespace == namespace && pod.name == name).cloned()
+    }
+
+    pub fn views(&self) -> Vec<PodView> {
+        self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Queues an event about a pod.
+    pub fn event(&self, about: Arc<Value>, kind: EventKind, reason: &'static str, message: String) {
+        tracing::debug!(pod = about["metadata"]["name"].as_str(), reason, message, "event");
+        let _ = self.events.try_send(PodEvent { about, kind, reason, message });
+    }
+
+    /// Sends queued events, in order; runs for as long as the node does.
+    pub async fn send_events(self: Arc<Self>) {
+        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut inbox) = inbox else { return };
+        while let Some(event) = inbox.recv().await {
+            self.client.event(&event.about, event.kind, event.reason, &event.message).await;
+        }
+    }
+}
