@@ -119,7 +119,7 @@ impl Fixture {
         let builder =
             Builder::with_runner(store.clone(), Arc::clone(&runner) as Arc<dyn Runner>, config).unwrap();
         let it = Self { dir, store, runner, builder };
-        it.write("busybox", &fs::read("/bin/busybox").expect("busybox-static is installed"));
+        it.write("busybox", fs::read("/bin/busybox").expect("busybox-static is installed"));
         fs::set_permissions(it.context().join("busybox"), fs::Permissions::from_mode(0o755)).unwrap();
         it
     }

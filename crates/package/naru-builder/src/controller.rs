@@ -2,7 +2,8 @@
 //! their status. What it does next it reads from the objects, so a restart loses nothing: an image that
 //! was being built is started over, and the cache makes that cheap.
 
-use crate::engine::{BuildRequest, Builder, BuiltImage};
+use crate::engine::{BuildRequest, Builder};
+use crate::outcome::BuiltImage;
 use crate::run::remove_leftovers;
 use naru_client::{Client, EventKind};
 use naru_image::{LastLink, View};

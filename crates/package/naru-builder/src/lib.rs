@@ -1,8 +1,8 @@
 //! Dockerfile -> image. In comes a directory with a Dockerfile, out comes an OCI image in the store, or
 //! findings with their places.
 //!
-//! The walls inside: [`form`] is plain data; `dialect` reads text into it and is pure; `engine` carries it
-//! out. `RUN` steps are pods (see [`Runner`]), so that a build is isolated, limited and visible like
+//! The walls inside: [`form`] is plain data; `dialect` reads text into it and is pure; `engine` and `stage`
+//! carry it out. `RUN` steps are pods (see [`Runner`]), so that a build is isolated, limited and visible like
 //! everything else that runs. [`start`] is the controller that makes `Image` objects true with it.
 //!
 //! ```no_run
@@ -25,7 +25,9 @@ mod engine;
 mod expand;
 pub mod form;
 mod ignore;
+mod outcome;
 mod run;
+mod stage;
 
 #[cfg(test)]
 mod build_test;
@@ -33,6 +35,7 @@ mod build_test;
 pub use controller::{ControllerConfig, log_path, start};
 pub use copy::CopyError;
 pub use dialect::parse;
-pub use engine::{BuildError, BuildRequest, Builder, BuiltImage, Config, Event, StepError};
+pub use engine::{BuildRequest, Builder, Config};
 pub use expand::ExpandError;
+pub use outcome::{BuildError, BuiltImage, Event, StepError};
 pub use run::{RunFailure, RunStep, Runner, StepMount};

@@ -3,8 +3,8 @@
 //! masked; tool chains that live under a home come back read-only.
 
 use crate::digest::Digest;
+use crate::images::HostRoot;
 use crate::oci::{ImageConfig, RunConfig, architecture};
-use crate::store::HostRoot;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 

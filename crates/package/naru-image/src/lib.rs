@@ -15,6 +15,8 @@
 
 mod digest;
 mod host;
+mod images;
+mod layers;
 pub mod oci;
 mod pack;
 mod pull;
@@ -28,12 +30,11 @@ mod layers_test;
 
 pub use digest::{Digest, DigestError, Hashing};
 pub use host::HostImageConfig;
+pub use images::{Base, Collected, HostRoot, Keep, LocalImage, PullPolicy, Resolved, TransientImage};
+pub use layers::{CommitOptions, Layer};
 pub use pack::{PackError, pack};
 pub use pull::PullError;
 pub use reference::{HOST_IMAGE, LOCAL_REGISTRY, Reference, ReferenceError, is_repository, is_tag};
-pub use store::{
-    Base, BlobWriter, Collected, CommitOptions, Config, Credential, Error, HostRoot, ImageStore, Keep,
-    LAYERS_MAX, Layer, LocalImage, PullPolicy, Resolved, Result, TransientImage,
-};
+pub use store::{BlobWriter, Config, Credential, Error, ImageStore, LAYERS_MAX, Result};
 pub use unpack::{Compression, UnpackError, Unpacked, decompress, unpack};
 pub use view::{Entry, LastLink, View};

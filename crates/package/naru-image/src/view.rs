@@ -4,7 +4,7 @@
 //! Symbolic links are followed inside the view only, so a link can lead nowhere that a container could
 //! not go.
 
-use crate::store::HostRoot;
+use crate::images::HostRoot;
 use crate::unpack::XATTR_OPAQUE;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
