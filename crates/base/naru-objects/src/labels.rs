@@ -18,3 +18,5 @@ pub const SLICE: &str = "naru.dev/slice";
 pub const COMMIT: &str = "naru.dev/commit";
 /// The field manager of objects that a release applies.
 pub const MANAGER: &str = "naru";
+/// Annotation on a run: `none` if its commit holds no `naru.yaml`, so that nothing will be deployed.
+pub const APP_FILE: &str = "naru.dev/app-file";

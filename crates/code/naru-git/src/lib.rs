@@ -53,12 +53,20 @@ impl Tokens {
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
     }
 
+    /// The token that may read every repository: for our own stages.
+    pub fn for_reading_all(&self) -> String {
+        // No repository is named so, see `is_valid_name`.
+        self.for_reading("*")
+    }
+
     fn may_push(&self, token: &str) -> bool {
         same(token, &self.push)
     }
 
     fn may_read(&self, token: &str, repository: &str) -> bool {
-        self.may_push(token) || same(token, &self.for_reading(repository))
+        self.may_push(token)
+            || same(token, &self.for_reading(repository))
+            || same(token, &self.for_reading_all())
     }
 }
 

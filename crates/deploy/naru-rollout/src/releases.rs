@@ -93,7 +93,11 @@ impl Controller {
         if !self.apps.contains_key(&run.metadata.uid) {
             let tree = self.config.source.checkout(&run.spec.repository, &run.spec.sha).await?;
             let app = match naru_source::read_file(tree.path(), naru_spec::FILE)? {
-                None => None,
+                None => {
+                    let note = json!({"metadata": {"annotations": {labels::APP_FILE: "none"}}});
+                    self.client.patch_merge(&kinds::RUN, &self.config.namespace, &run.metadata.name, &note).await?;
+                    None
+                }
                 Some(source) => {
                     let (app, findings) = naru_spec::parse(&source);
                     for finding in findings.iter().filter(|it| !it.is_error()) {

