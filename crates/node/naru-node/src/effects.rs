@@ -16,9 +16,10 @@ use tokio::io::AsyncReadExt;
 use crate::environment::{self, Place, Sources};
 use crate::image::{ImageError, ImageInfo, ImageService};
 use crate::pod::{DesiredContainer, DesiredPod};
-use crate::shared::Shared;
+use crate::shared::{PodView, Shared};
 use crate::volumes::{self, Places};
 use crate::worker::{StartError, container_id};
+use crate::{ContainerStats, PodStats};
 
 /// Error texts keep their causes: people read them in `kubectl describe`.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
@@ -50,7 +51,7 @@ async fn fetch(client: &Client, namespace: &str, names: Vec<(bool, String)>) -> 
 }
 
 /// Work on files that may be many or on a slow disk.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -302,7 +303,26 @@ pub(crate) async fn remove_directory(path: &Path) {
     }
 }
 
-/// What a pod's containers use now.
-pub(crate) fn usage(pod_cgroup: &str, container: &str, attempt: u32) -> Option<cgroup::Usage> {
-    cgroup::usage(&format!("{pod_cgroup}/{}", container_id(container, attempt)))
+/// What a pod and its containers use now; `None` for one that has nothing running.
+pub(crate) fn pod_stats(pod: PodView) -> Option<PodStats> {
+    let group = pod.sandbox.as_ref()?.pod_cgroup();
+    let all = cgroup::usage(group)?;
+    let containers = pod.containers.iter().filter(|container| container.running).filter_map(|container| {
+        let usage = cgroup::usage(&format!("{group}/{}", container_id(&container.name, container.attempt)))?;
+        Some(ContainerStats {
+            name: container.name.clone(),
+            restarts: container.attempt,
+            cpu_seconds: usage.cpu_seconds,
+            memory_bytes: usage.memory_bytes,
+            processes: usage.processes,
+        })
+    });
+    Some(PodStats {
+        containers: containers.collect(),
+        namespace: pod.namespace.clone(),
+        pod: pod.name.clone(),
+        uid: pod.uid.clone(),
+        cpu_seconds: all.cpu_seconds,
+        memory_bytes: all.memory_bytes,
+    })
 }

@@ -32,30 +32,29 @@ mod record;
 mod register;
 mod shared;
 mod status;
+mod streams;
 mod volumes;
 mod worker;
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use jiff::SignedDuration;
 use naru_client::{Cache, Client};
 use naru_net::Network;
 use naru_objects::kinds;
-pub use naru_runtime::{Exec, ExecStdio};
-use naru_runtime::{ExecConfig, HelperProgram, cgroup};
+use naru_runtime::{HelperProgram, cgroup};
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::ReceiverStream;
 
 pub use crate::image::{HostRoot, ImageError, ImageInfo, ImageService, PullPolicy};
 pub use crate::logs::LogRequest;
 use crate::machine::Machine;
 use crate::record::Record;
 use crate::shared::Shared;
+pub use crate::streams::{ExecRequest, ExecSession, LogStream, StreamError};
 use crate::worker::{Order, WorkerHandle};
 
 #[derive(Debug, Clone)]
@@ -69,9 +68,11 @@ pub struct Config {
     pub subnet: naru_net::Subnet,
     /// This program; its `main` begins with [`naru_runtime::maybe_run_helper`].
     pub exe: PathBuf,
-    /// How long a ready pod goes on serving after it was taken out of the endpoints.
-    pub drain_delay: SignedDuration,
 }
+
+/// How long a ready pod goes on serving after it was taken out of the endpoints: whoever read them
+/// last has connected by then.
+pub(crate) const DRAIN_DELAY: SignedDuration = SignedDuration::from_secs(1);
 
 impl Config {
     pub fn new(node_name: &str, state_dir: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
@@ -82,7 +83,6 @@ impl Config {
             bridge: "naru0".to_owned(),
             subnet: "10.88.0.0/16".parse().expect("the default subnet is one"),
             exe: "/proc/self/exe".into(),
-            drain_delay: SignedDuration::from_secs(1),
         }
     }
 
@@ -128,40 +128,16 @@ pub enum Error {
     Memory { path: PathBuf, source: std::io::Error },
 }
 
-/// Why logs or exec cannot be had; kubelet's words, people search for them.
-#[derive(Debug, thiserror::Error)]
-pub enum AccessError {
-    #[error("pods \"{pod}\" not found on this node")]
-    NoPod { pod: String },
-    #[error("container {container} is not valid for pod {pod}")]
-    NoContainer { pod: String, container: String },
-    #[error("container \"{container}\" in pod \"{pod}\" is waiting to start")]
-    Waiting { pod: String, container: String },
-    #[error("previous terminated container \"{container}\" in pod \"{pod}\" not found")]
-    NoPrevious { pod: String, container: String },
-    #[error("container \"{container}\" in pod \"{pod}\" is not running")]
-    NotRunning { pod: String, container: String },
-    #[error(transparent)]
-    Runtime(#[from] naru_runtime::Error),
-}
-
-/// A command to run in a running container.
-#[derive(Debug, Clone, Default)]
-pub struct ExecRequest {
-    pub namespace: String,
-    pub pod: String,
-    /// Empty: the pod's first container.
-    pub container: String,
-    pub command: Vec<String>,
-    pub stdin: bool,
-    pub tty: bool,
-}
-
 #[derive(Debug, Clone, PartialEq)]
 pub struct PodStats {
     pub namespace: String,
     pub pod: String,
     pub uid: String,
+    /// Of all its containers, those that ended included.
+    pub cpu_seconds: f64,
+    /// Working set.
+    pub memory_bytes: u64,
+    /// The running ones.
     pub containers: Vec<ContainerStats>,
 }
 
@@ -170,15 +146,26 @@ pub struct ContainerStats {
     pub name: String,
     pub restarts: u32,
     pub cpu_seconds: f64,
-    /// Working set.
     pub memory_bytes: u64,
     pub processes: u64,
 }
 
-/// The running agent. Dropping it without [`Node::drain`] stops it as well, less politely.
+/// The running agent; cheap to clone. When the last clone goes without [`Node::drain`] it stops as
+/// well, less politely.
+#[derive(Clone)]
 pub struct Node {
-    shared: Arc<Shared>,
-    tasks: Vec<JoinHandle<()>>,
+    pub(crate) shared: Arc<Shared>,
+    tasks: Arc<Tasks>,
+}
+
+struct Tasks(Mutex<Vec<JoinHandle<()>>>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+    }
 }
 
 impl Node {
@@ -207,7 +194,7 @@ impl Node {
             tokio::spawn(register::heartbeat(shared.clone())),
             tokio::spawn(agent.run()),
         ];
-        Ok(Node { shared, tasks })
+        Ok(Node { shared, tasks: Arc::new(Tasks(Mutex::new(tasks))) })
     }
 
     /// The machine's address as pods see it; listeners on it are reachable from every pod.
@@ -216,99 +203,20 @@ impl Node {
     }
 
     /// Stops watching and writing. Containers go on; the next [`Node::start`] finds them.
-    pub async fn drain(mut self) {
-        for task in &self.tasks {
+    pub async fn drain(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in &tasks {
             task.abort();
         }
-        for task in self.tasks.drain(..) {
+        for task in tasks {
             let _ = task.await;
         }
     }
 
-    /// A container's output, without the log's own fields.
-    pub fn logs(&self, request: LogRequest) -> Result<ReceiverStream<std::io::Result<Bytes>>, AccessError> {
-        let pod = self.find(&request.namespace, &request.pod)?;
-        let missing =
-            || AccessError::NoContainer { pod: request.pod.clone(), container: request.container.clone() };
-        let container = pod.container(&request.container).ok_or_else(missing)?.clone();
-        let named = || (request.pod.clone(), container.name.clone());
-        let attempt = match (request.previous, container.attempt) {
-            (true, 0) => {
-                let (pod, container) = named();
-                return Err(AccessError::NoPrevious { pod, container });
-            }
-            (true, attempt) => attempt - 1,
-            (false, _) if !container.began => {
-                let (pod, container) = named();
-                return Err(AccessError::Waiting { pod, container });
-            }
-            (false, attempt) => attempt,
-        };
-        let path = effects::log_path(&pod.directory, &container.name, attempt);
-        let (shared, uid, name) = (self.shared.clone(), pod.uid, container.name);
-        let running = move || {
-            shared.view(&uid).is_some_and(|pod| {
-                pod.container(&name).is_some_and(|container| container.alive && container.attempt == attempt)
-            })
-        };
-        Ok(ReceiverStream::new(logs::stream(path, request, running)))
-    }
-
-    /// Starts a command in a container; its streams and exit code are on the result.
-    pub async fn exec(&self, request: ExecRequest) -> Result<Exec, AccessError> {
-        let pod = self.find(&request.namespace, &request.pod)?;
-        let container = pod.container(&request.container).ok_or_else(|| AccessError::NoContainer {
-            pod: request.pod.clone(),
-            container: request.container.clone(),
-        })?;
-        let Some(sandbox) = pod.sandbox.as_ref().filter(|_| container.running) else {
-            return Err(AccessError::NotRunning { pod: request.pod, container: container.name.clone() });
-        };
-        let config = ExecConfig {
-            container: worker::container_id(&container.name, container.attempt),
-            arguments: request.command,
-            environment: Vec::new(),
-            working_directory: None,
-            stdin: request.stdin,
-            terminal: request.tty,
-        };
-        Ok(sandbox.exec(&self.shared.program, &config).await?)
-    }
-
-    /// What every running container uses now. Reads a few small files per container.
-    pub fn stats(&self) -> Vec<PodStats> {
+    /// What every pod uses now. Reads a few small files per container.
+    pub async fn stats(&self) -> Vec<PodStats> {
         let views = self.shared.views();
-        views
-            .into_iter()
-            .filter_map(|pod| {
-                let group = pod.sandbox.as_ref()?.pod_cgroup().to_owned();
-                let containers =
-                    pod.containers.iter().filter(|container| container.running).filter_map(|container| {
-                        let usage = effects::usage(&group, &container.name, container.attempt)?;
-                        Some(ContainerStats {
-                            name: container.name.clone(),
-                            restarts: container.attempt,
-                            cpu_seconds: usage.cpu_seconds,
-                            memory_bytes: usage.memory_bytes,
-                            processes: usage.processes,
-                        })
-                    });
-                let containers = containers.collect();
-                Some(PodStats { namespace: pod.namespace, pod: pod.name, uid: pod.uid, containers })
-            })
-            .collect()
-    }
-
-    fn find(&self, namespace: &str, name: &str) -> Result<shared::PodView, AccessError> {
-        self.shared.find(namespace, name).ok_or_else(|| AccessError::NoPod { pod: name.to_owned() })
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        effects::blocking(move || views.into_iter().filter_map(effects::pod_stats).collect()).await
     }
 }
 
@@ -442,7 +350,7 @@ fn mount_memory(path: &Path) -> Result<(), Error> {
 
 /// Ends every pod of an instance and removes everything it made on the machine. For an instance
 /// whose daemon does not run.
-pub async fn destroy(config: &Config) -> Result<(), Error> {
+pub async fn destroy(config: Config) -> Result<(), Error> {
     for (directory, record) in Record::load_all(&config.pods_directory()) {
         tracing::debug!(pod = record.as_ref().map(|it| it.name.as_str()), "ending a pod");
         let clean = match naru_runtime::Sandbox::adopt(&directory) {

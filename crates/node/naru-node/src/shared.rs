@@ -118,9 +118,12 @@ impl Shared {
         self.pods.read().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
 
-    pub fn find(&self, namespace: &str, name: &str) -> Option<PodView> {
+    /// By name, and by uid when it is not empty: a name may be used again.
+    pub fn find(&self, namespace: &str, name: &str, uid: &str) -> Option<PodView> {
         let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
-        pods.values().find(|pod| pod.namespace == namespace && pod.name == name).cloned()
+        pods.values()
+            .find(|pod| pod.namespace == namespace && pod.name == name && (uid.is_empty() || pod.uid == uid))
+            .cloned()
     }
 
     pub fn views(&self) -> Vec<PodView> {

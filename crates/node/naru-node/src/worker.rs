@@ -199,7 +199,7 @@ impl Worker {
             let mut wake_at;
             loop {
                 let now = Timestamp::now();
-                let decided = plan(&self.pod, &self.seen, self.shared.config.drain_delay, now);
+                let decided = plan(&self.pod, &self.seen, crate::DRAIN_DELAY, now);
                 wake_at = decided.wake_at;
                 if decided.actions.is_empty() {
                     break;

@@ -254,7 +254,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Runs another process in a running container.
+    /// Runs another process in a running container; returns when it was executed.
     pub async fn exec(&self, program: &HelperProgram, config: &ExecConfig) -> Result<Exec, Error> {
         let prepare = |source| Error::Prepare { id: self.id.clone(), source };
         // The container's own process is the model: user, capabilities, limits, environment.
@@ -298,14 +298,12 @@ impl Sandbox {
         let (reader, writer) = UnixStream::from_std(ours).map_err(prepare)?.into_split();
         let stdio =
             ExecStdio { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
-        Ok(Exec {
-            container: config.container.clone(),
-            child,
-            lines: BufReader::new(reader).lines(),
-            writer,
-            file,
-            stdio,
-        })
+        let lines = BufReader::new(reader).lines();
+        let mut exec = Exec { container: config.container.clone(), child, lines, writer, file, stdio };
+        match exec.next_result().await? {
+            ExecResult::Started => Ok(exec),
+            other => Err(Error::Protocol { id: self.id.clone(), text: format!("{other:?}") }),
+        }
     }
 }
 
@@ -376,17 +374,21 @@ impl Exec {
 
     /// The process' exit code. Cancel-safe; the output must be read meanwhile by the caller.
     pub async fn wait(&mut self) -> Result<i32, Error> {
-        let connection = |source| Error::Connection { id: self.container.clone(), source };
-        let line = self.lines.next_line().await.map_err(connection)?;
+        let result = self.next_result().await?;
         let _ = self.child.wait().await;
-        match line.as_deref().map(serde_json::from_str::<ExecResult>) {
-            Some(Ok(ExecResult::Exited(code))) => Ok(code),
-            Some(Ok(ExecResult::Failed(source))) => {
-                Err(Error::Start { container: self.container.clone(), source })
-            }
-            Some(Err(_)) | None => {
-                Err(Error::Protocol { id: self.container.clone(), text: line.unwrap_or_default() })
-            }
+        match result {
+            ExecResult::Exited(code) => Ok(code),
+            other => Err(Error::Protocol { id: self.container.clone(), text: format!("{other:?}") }),
+        }
+    }
+
+    async fn next_result(&mut self) -> Result<ExecResult, Error> {
+        let connection = |source| Error::Connection { id: self.container.clone(), source };
+        let line = self.lines.next_line().await.map_err(connection)?.unwrap_or_default();
+        match serde_json::from_str(&line) {
+            Ok(ExecResult::Failed(source)) => Err(Error::Start { container: self.container.clone(), source }),
+            Ok(result) => Ok(result),
+            Err(_) => Err(Error::Protocol { id: self.container.clone(), text: line }),
         }
     }
 }

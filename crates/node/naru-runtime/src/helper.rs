@@ -34,10 +34,11 @@ pub enum ExecOrder {
     Resize { columns: u16, rows: u16 },
 }
 
-/// How an exec ended.
+/// What an exec helper tells, one line each: `Started` and `Exited`, or `Failed` alone.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ExecResult {
+    Started,
     Exited(i32),
     Failed(StartFailure),
 }
@@ -116,16 +117,22 @@ pub fn main_exec(arguments: &[OsString]) -> i32 {
         eprintln!("naru __exec is started by the daemon, not by hand");
         return 2;
     };
-    let mut control = UnixStream::from(control);
+    let control = UnixStream::from(control);
     let result = exec(Path::new(directory), &container.to_string_lossy(), Path::new(process), &control)
         .map_or_else(ExecResult::Failed, ExecResult::Exited);
     reap_all();
+    tell(&control, &result);
+    0
+}
+
+/// A daemon that is gone hears nothing, and needs nothing.
+fn tell(control: &UnixStream, result: &ExecResult) {
     let _ = control.set_nonblocking(false);
-    if let Ok(mut text) = serde_json::to_vec(&result) {
+    if let Ok(mut text) = serde_json::to_vec(result) {
         text.push(b'\n');
+        let mut control = control;
         let _ = control.write_all(&text);
     }
-    0
 }
 
 /// Takes leave of every child. One left as a zombie belongs to a container's pid namespace, which
@@ -189,6 +196,7 @@ fn exec(
             .with_process(Some(process))
             .build()
             .map_err(explain)?;
+        tell(control, &ExecResult::Started);
         return Ok(relay(pid.as_raw(), None, control));
     }
 
@@ -205,6 +213,7 @@ fn exec(
         .map_err(explain)?;
     let master = receive_terminal(&listener).map_err(other)?;
     let _ = std::fs::remove_file(&socket);
+    tell(control, &ExecResult::Started);
     Ok(relay(pid.as_raw(), Some(master), control))
 }
 

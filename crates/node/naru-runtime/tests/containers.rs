@@ -382,8 +382,7 @@ async fn exec_with_pipes_and_with_a_terminal() {
 
     let mut missing = config("");
     missing.arguments = vec!["nothing-like-it".into()];
-    let mut exec = pod.sandbox.exec(&pod.program, &missing).await.expect("an exec");
-    let error = exec.wait().await.expect_err("not found");
+    let error = pod.sandbox.exec(&pod.program, &missing).await.expect_err("not found");
     assert!(
         matches!(error, naru_runtime::Error::Start { source, .. } if source.kind == StartFailureKind::NotFound)
     );

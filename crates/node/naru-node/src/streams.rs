@@ -1,0 +1,152 @@
+//! What only the node that runs a pod can give: its containers' logs, and a way in.
+
+use std::io;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures::Stream;
+use naru_runtime::{Exec, ExecConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::shared::PodView;
+use crate::{LogRequest, Node, effects, logs, worker};
+
+pub type LogStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// A command to run in a running container.
+#[derive(Debug, Clone, Default)]
+pub struct ExecRequest {
+    pub namespace: String,
+    pub pod: String,
+    /// Empty: whichever pod has the name.
+    pub uid: String,
+    /// Empty: the pod's first container.
+    pub container: String,
+    pub command: Vec<String>,
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub tty: bool,
+}
+
+/// A command that runs. Dropping `exit` ends it.
+pub struct ExecSession {
+    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub stdout: Box<dyn AsyncRead + Send + Unpin>,
+    /// With a terminal everything comes on `stdout`.
+    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Width and height of the terminal.
+    pub resize: Option<mpsc::Sender<(u16, u16)>>,
+    pub exit: oneshot::Receiver<i32>,
+}
+
+/// Why logs or exec cannot be had; in kubelet's words, because people search for them.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Node {
+    /// A container's output, without the log's own fields.
+    pub async fn logs(&self, request: LogRequest) -> Result<LogStream, StreamError> {
+        let pod = self.find(&request.namespace, &request.pod, &request.uid)?;
+        let container = find_container(&pod, &request.container)?;
+        let about = |what: &str| {
+            StreamError::BadRequest(format!(
+                "container \"{}\" in pod \"{}\" {what}",
+                container.name, pod.name
+            ))
+        };
+        let attempt = match (request.previous, container.attempt) {
+            (true, 0) => {
+                return Err(StreamError::BadRequest(format!(
+                    "previous terminated container \"{}\" in pod \"{}\" not found",
+                    container.name, pod.name
+                )));
+            }
+            (true, attempt) => attempt - 1,
+            (false, _) if !container.began => return Err(about("is waiting to start: ContainerCreating")),
+            (false, attempt) => attempt,
+        };
+        let path = effects::log_path(&pod.directory, &container.name, attempt);
+        let (shared, uid, name) = (self.shared.clone(), pod.uid.clone(), container.name.clone());
+        let running = move || {
+            let pod = shared.view(&uid);
+            let container = pod.as_ref().and_then(|pod| pod.container(&name));
+            container.is_some_and(|container| container.alive && container.attempt == attempt)
+        };
+        Ok(Box::pin(ReceiverStream::new(logs::stream(path, request, running))))
+    }
+
+    /// Runs a command in a container; returns when it was executed.
+    pub async fn exec(&self, request: ExecRequest) -> Result<ExecSession, StreamError> {
+        let pod = self.find(&request.namespace, &request.pod, &request.uid)?;
+        let container = find_container(&pod, &request.container)?;
+        let Some(sandbox) = pod.sandbox.as_ref().filter(|_| container.running) else {
+            return Err(StreamError::BadRequest(format!(
+                "container \"{}\" in pod \"{}\" is not running",
+                container.name, pod.name
+            )));
+        };
+        let config = ExecConfig {
+            container: worker::container_id(&container.name, container.attempt),
+            arguments: request.command,
+            environment: Vec::new(),
+            working_directory: None,
+            stdin: request.stdin,
+            terminal: request.tty,
+        };
+        let exec = sandbox.exec(&self.shared.program, &config).await;
+        let mut exec = exec.map_err(|error| StreamError::Failed(effects::chain(&error)))?;
+        let stdio = std::mem::take(&mut exec.stdio);
+        let (resize, sizes) = mpsc::channel(4);
+        let (tell, exit) = oneshot::channel();
+        tokio::spawn(supervise(exec, sizes, tell));
+        let stdout: Box<dyn AsyncRead + Send + Unpin> = match stdio.stdout {
+            Some(stdout) => Box::new(stdout),
+            None => Box::new(tokio::io::empty()),
+        };
+        Ok(ExecSession {
+            stdin: stdio.stdin.map(|it| Box::new(it) as Box<dyn AsyncWrite + Send + Unpin>),
+            stdout,
+            stderr: stdio.stderr.map(|it| Box::new(it) as Box<dyn AsyncRead + Send + Unpin>),
+            resize: request.tty.then_some(resize),
+            exit,
+        })
+    }
+
+    fn find(&self, namespace: &str, name: &str, uid: &str) -> Result<PodView, StreamError> {
+        let found = self.shared.find(namespace, name, uid);
+        found.ok_or_else(|| StreamError::NotFound(format!("pods \"{name}\" not found on this node")))
+    }
+}
+
+fn find_container<'a>(pod: &'a PodView, name: &str) -> Result<&'a crate::shared::ContainerView, StreamError> {
+    pod.container(name)
+        .ok_or_else(|| StreamError::BadRequest(format!("container {name} is not valid for pod {}", pod.name)))
+}
+
+/// Holds the command until it ends or nobody waits for it; letting go of it kills it.
+async fn supervise(mut exec: Exec, mut sizes: mpsc::Receiver<(u16, u16)>, mut tell: oneshot::Sender<i32>) {
+    let mut resizable = true;
+    let code = loop {
+        tokio::select! {
+            code = exec.wait() => break code.unwrap_or(255),
+            () = tell.closed() => return,
+            size = sizes.recv(), if resizable => match size {
+                Some((columns, rows)) => {
+                    let _ = exec.resize(columns, rows).await;
+                }
+                None => resizable = false,
+            },
+        }
+    };
+    let _ = tell.send(code);
+}
