@@ -47,6 +47,7 @@ pub(crate) struct Call {
     /// `None`: all namespaces, or a kind without.
     pub namespace: Option<String>,
     pub name: Option<String>,
+    pub method: Method,
     pub parameters: Parameters,
     pub headers: HeaderMap,
 }
@@ -128,6 +129,7 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
         kind,
         namespace: namespace.map(String::from),
         name: name.map(|it| it.to_string()),
+        method: parts.method.clone(),
         parameters: Parameters(parameters),
         headers: parts.headers.clone(),
     };

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::Method;
+use http::{Method, header};
 use kube_kinds::selector::LabelSelector;
 use kube_kinds::strategy::{DeleteOptions, Propagation};
 use kube_kinds::{Failure, Kind, int, name, text, uid};
@@ -210,5 +210,14 @@ pub(crate) async fn binding(call: Call, body: Body) -> Result<Response, Failure>
 
 fn respond(call: &Call, code: u16, object: &std::sync::Arc<Value>) -> Result<Response, Failure> {
     let form = Form::wanted(&call.headers, &call.parameters)?;
-    Ok(answer::json(code, &form.object(&call.kind, &present(&call.kind, object.clone()), true)))
+    let shown = form.object(&call.kind, &present(&call.kind, object.clone()), true);
+    let mut response = answer::json(code, &shown);
+    if call.method != Method::DELETE {
+        for warning in (call.kind.warnings)(object) {
+            if let Ok(value) = format!("299 - {warning:?}").parse() {
+                response.headers_mut().append(header::WARNING, value);
+            }
+        }
+    }
+    Ok(response)
 }

@@ -1,5 +1,8 @@
 //! The API as programs see it: requests in, answers out, without a socket.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use axum::body::Body;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
@@ -326,6 +329,18 @@ fn plain_name(it: &Value) -> &str {
 }
 
 #[tokio::test]
+async fn what_is_not_acted_on_is_said() {
+    let server = Server::start().await;
+    let service = r#"{"metadata":{"name":"web"},"spec":{"type":"NodePort","selector":{"a":"b"},"ports":[{"port":80}]}}"#;
+    let response = server
+        .send("POST", "/api/v1/namespaces/default/services", &[("content-type", "application/json")], service)
+        .await;
+    assert_eq!(response.status(), StatusCode::CREATED);
+    let warning = response.headers()["warning"].to_str().expect("text").to_string();
+    assert!(warning.contains("NodePort is stored but not acted on"), "{warning}");
+}
+
+#[tokio::test]
 async fn scale_reads_and_writes_replicas() {
     let server = Server::start().await;
     let path = "/apis/apps/v1/namespaces/default/deployments";
@@ -340,4 +355,86 @@ async fn scale_reads_and_writes_replicas() {
         (&deployment["spec"]["replicas"], &deployment["metadata"]["generation"]),
         (&json!(4), &json!(2))
     );
+}
+
+/// A small generator of numbers: the same sequence for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+type Known = BTreeMap<String, Value>;
+
+fn known(list: &Value) -> Known {
+    kube_kinds::list(list, "/items")
+        .iter()
+        .map(|it| (kube_kinds::name(it).to_string(), it["data"].clone()))
+        .collect()
+}
+
+/// What a client believes that lists once and then follows, until it sees the object `end-APP`.
+async fn follow(server: &Server, app: &str) -> Known {
+    let end = format!("end-{app}");
+    let selector = format!("labelSelector=app%3D{app}");
+    'list: loop {
+        let list = server.get(&format!("{MAPS}?{selector}")).await;
+        let mut known = known(&list);
+        let mut at: u64 = revision(&list).parse().expect("a number");
+        let mut watch = server.watch(&format!("{MAPS}?watch=true&{selector}&resourceVersion={at}")).await;
+        while !known.contains_key(&end) {
+            let event = watch.next().await;
+            let object = &event["object"];
+            let name = kube_kinds::name(object).to_string();
+            match event["type"].as_str().expect("a type") {
+                "ERROR" => continue 'list,
+                "ADDED" => assert!(known.insert(name, object["data"].clone()).is_none(), "added twice"),
+                "MODIFIED" => assert!(known.insert(name, object["data"].clone()).is_some(), "not known"),
+                "DELETED" => assert!(known.remove(&name).is_some(), "not known"),
+                other => panic!("an event of type {other}"),
+            }
+            let now: u64 = revision(object).parse().expect("a number");
+            assert!(now > at, "revisions grow");
+            at = now;
+        }
+        return known;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_believe_what_is_true_whatever_happens() {
+    const APPS: [&str; 3] = ["a", "b", "c"];
+    for seed in 1..=5 {
+        let server = Arc::new(Server::start().await);
+        let start = |app: &'static str| {
+            let server = server.clone();
+            tokio::spawn(async move { (app, follow(&server, app).await) })
+        };
+        let mut watchers: Vec<_> = APPS.into_iter().map(start).collect();
+        let mut dice = Dice(seed);
+        for number in 0..300 {
+            let name = format!("m{}", dice.below(12));
+            let app = APPS[dice.below(3) as usize];
+            let body = json!({"metadata": {"name": name, "labels": {"app": app}}, "data": {"n": number.to_string()}});
+            match dice.below(4) {
+                0 => server.call("DELETE", &format!("{MAPS}/{name}"), "", "").await,
+                1 => server.post(MAPS, body).await,
+                _ => server.call("PATCH", &format!("{MAPS}/{name}"), MERGE, &body.to_string()).await,
+            };
+            if number % 50 == 0 {
+                watchers.extend(APPS.into_iter().map(start));
+            }
+        }
+        for app in APPS {
+            server.map(&format!("end-{app}"), json!({"app": app})).await;
+        }
+        for watcher in watchers {
+            let (app, believed) = watcher.await.expect("a watcher that ends");
+            let truth = server.get(&format!("{MAPS}?labelSelector=app%3D{app}")).await;
+            assert_eq!(believed, known(&truth), "seed {seed}, app {app}");
+        }
+    }
 }

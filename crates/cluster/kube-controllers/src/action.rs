@@ -86,12 +86,12 @@ pub async fn execute(objects: &Objects, actions: Vec<Action>, writer: &Writer) -
                 match (made, tell) {
                     (Ok(made), Some((about, reason, message))) => {
                         let message = format!("{message}{}", name(&made));
-                        objects.event(&about, EventType::Normal, reason, &message, writer).await;
+                        tell_later(objects, about, EventType::Normal, reason, message, writer);
                     }
                     (Ok(_), None) => {}
                     (Err(failure), Some((about, _, _))) => {
                         let message = format!("Error creating: {failure}");
-                        objects.event(&about, EventType::Warning, "FailedCreate", &message, writer).await;
+                        tell_later(objects, about, EventType::Warning, "FailedCreate", message, writer);
                         return Err(failure);
                     }
                     (Err(failure), None) => return Err(failure),
@@ -119,11 +119,24 @@ pub async fn execute(objects: &Objects, actions: Vec<Action>, writer: &Writer) -
                 gone_is_fine(objects.bind(&namespace, &pod, &node, writer).await)?;
             }
             Action::Event { about, event_type, reason, message } => {
-                objects.event(&about, event_type, reason, &message, writer).await;
+                tell_later(objects, about, event_type, reason, message, writer);
             }
         }
     }
     Ok(())
+}
+
+/// Events are written beside the work: nobody waits for them, and each costs an `fsync`.
+fn tell_later(
+    objects: &Objects,
+    about: Arc<Value>,
+    event_type: EventType,
+    reason: &'static str,
+    message: String,
+    writer: &Writer,
+) {
+    let (objects, writer) = (objects.clone(), writer.clone());
+    tokio::spawn(async move { objects.event(&about, event_type, reason, &message, &writer).await });
 }
 
 /// An object that went in the meantime needs nothing more.

@@ -13,6 +13,8 @@
 mod action;
 mod cleanup;
 mod deployment;
+#[cfg(test)]
+mod deployment_tests;
 mod endpoints;
 mod expiry;
 mod garbage;

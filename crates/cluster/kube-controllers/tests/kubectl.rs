@@ -294,6 +294,12 @@ async fn a_deployment_lives_its_life() {
 
     cluster.kubectl("scale deployment/web --replicas=1").await;
     cluster.until("one pod", |it| pods(it).len() == 1).await;
+    cluster
+        .until("the last event", |it| {
+            let events = it.list(table::of("", "Event").expect("built in"), None, &LabelSelector::default());
+            events.iter().any(|it| text(it, "/message").contains("from 3 to 1"))
+        })
+        .await;
     let described = cluster.kubectl("describe deployment web").await;
     for expected in
         ["ScalingReplicaSet", "NewReplicaSetAvailable", "1 desired | 1 updated | 1 total | 1 available"]
@@ -320,6 +326,21 @@ async fn a_version_that_does_not_get_ready_leaves_the_old_one_serving() {
     let (success, text) = cluster.run("rollout status deployment/web --timeout=50s", "").await;
     assert!(!success && text.contains("exceeded its progress deadline"), "{text}");
     assert_eq!(ready_endpoints(cluster.api.objects()), 2);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orphans_are_adopted_by_the_next_deployment_of_the_same_form() {
+    let cluster = Cluster::start().await;
+    cluster.apply(&web("shop:1", 2)).await;
+    cluster.kubectl("rollout status deployment/web --timeout=50s").await;
+    let names = |it: &Objects| pods(it).iter().map(|it| name(it).to_string()).collect::<Vec<_>>();
+    let before = names(cluster.api.objects());
+    cluster.kubectl("delete deployment web --cascade=orphan").await;
+    assert_eq!(names(cluster.api.objects()), before, "let go, not removed");
+    cluster.apply(&web("shop:1", 2)).await;
+    cluster.kubectl("rollout status deployment/web --timeout=50s").await;
+    assert_eq!(names(cluster.api.objects()), before, "taken over, not replaced");
     cluster.end().await;
 }
 

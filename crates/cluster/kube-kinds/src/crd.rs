@@ -54,6 +54,7 @@ pub fn kinds_of(definition: &Value) -> Vec<Kind> {
                 validate: validation::nothing,
                 field: crate::table::no_field,
                 columns: columns_of(version),
+                warnings: crate::table::no_warnings,
                 schema: version.pointer("/schema/openAPIV3Schema").map(|it| Arc::new(it.clone())),
             }
         })

@@ -51,6 +51,8 @@ pub struct Kind {
     /// Value of a field in a field selector; `None` when the kind does not support the field.
     pub field: fn(&Value, &str) -> Option<String>,
     pub columns: columns::Columns,
+    /// What is stored but not acted on, said to whoever writes it.
+    pub warnings: fn(&Value) -> Vec<String>,
     /// OpenAPI schema of a declared kind.
     pub schema: Option<Arc<Value>>,
 }

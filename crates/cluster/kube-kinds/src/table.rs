@@ -66,6 +66,7 @@ fn rows() -> Vec<Kind> {
             validate: validation::service,
             names: NameRule::ServiceName,
             columns: columns::SERVICE,
+            warnings: service_warnings,
             has_status: true,
             categories: vec!["all".into()],
             ..row("", "v1", "Service", "services", Namespaced, &["svc"])
@@ -193,8 +194,27 @@ fn row(group: &str, version: &str, kind: &str, plural: &str, scope: Scope, short
         validate: validation::nothing,
         field: no_field,
         columns: Columns::NAME_AND_AGE,
+        warnings: no_warnings,
         schema: None,
     }
+}
+
+pub(crate) fn no_warnings(_: &Value) -> Vec<String> {
+    Vec::new()
+}
+
+/// Services are reached through routes; there are no virtual addresses and node ports yet.
+fn service_warnings(service: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let kind = text(service, "/spec/type");
+    if kind != "ClusterIP" {
+        warnings.push(format!("spec.type {kind} is stored but not acted on by this node: use an HTTPRoute"));
+    }
+    let address = text(service, "/spec/clusterIP");
+    if !["", "None"].contains(&address) {
+        warnings.push(format!("spec.clusterIP {address} is stored but not reachable on this node"));
+    }
+    warnings
 }
 
 pub(crate) fn no_field(_: &Value, _: &str) -> Option<String> {

@@ -47,7 +47,8 @@ const WRITE_QUEUE_MAX: usize = 1024;
 pub struct Options {
     /// Changes kept in memory for watchers that resume; older ones must list again (410).
     pub ring_changes_max: usize,
-    /// The same limit in bytes of JSON, so that large objects do not multiply memory.
+    /// The same limit in bytes of JSON, so that large objects do not multiply memory. In memory an
+    /// object takes about five times its JSON.
     pub ring_bytes_max: usize,
     /// Superseded rows younger than this stay in the file.
     pub history_ms_min: u64,
@@ -62,8 +63,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            ring_changes_max: 4096,
-            ring_bytes_max: 4 * 1024 * 1024,
+            ring_changes_max: 2048,
+            ring_bytes_max: 2 * 1024 * 1024,
             history_ms_min: 5 * 60 * 1000,
             history_rows_max: 20_000,
             compaction_interval: Duration::from_secs(60),
