@@ -54,6 +54,12 @@ pub fn mount_root(directory: &Path, root: &RootFs) -> Result<Vec<PathBuf>, Start
             .map_err(|error| failure(format!("cannot build the mask of the host image: {error}")))?;
         let at = lowers.len() - 1;
         lowers.insert(at, layer);
+        if at > 0 {
+            // Image layers lie below `/`, too. An overlay of their own hides the masked root's place in the
+            // tree, so that the layers are no longer inside of another.
+            lowers.truncate(at);
+            lowers.push(mount_masked_root(directory)?);
+        }
     }
     // Mount options are one page at most, so layers are named by links of one or two letters
     // relative to the current directory.
@@ -81,11 +87,25 @@ pub fn mount_root(directory: &Path, root: &RootFs) -> Result<Vec<PathBuf>, Start
     );
     let _ = std::env::set_current_dir("/");
     if root.host.is_some() {
-        // The overlay holds it.
+        // The overlay holds them.
+        let _ = umount2(&directory.join("base"), MntFlags::MNT_DETACH);
         let _ = umount2(&directory.join("mask"), MntFlags::MNT_DETACH);
     }
     result.map_err(|error| failure(format!("cannot mount the root file system: {error}")))?;
     Ok(binds)
+}
+
+/// The machine's root under its mask as a read-only overlay at `base`.
+fn mount_masked_root(directory: &Path) -> Result<PathBuf, StartFailure> {
+    let base = directory.join("base");
+    make_directory(&base, 0o755).map_err(|error| failure(format!("cannot make `base`: {error}")))?;
+    std::env::set_current_dir(directory)
+        .map_err(|error| failure(format!("cannot enter `{}`: {error}", directory.display())))?;
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_RDONLY;
+    let result = mount(Some("overlay"), &base, Some("overlay"), flags, Some("lowerdir=mask:/"));
+    let _ = std::env::set_current_dir("/");
+    result.map_err(|error| failure(format!("cannot mount the host image: {error}")))?;
+    Ok(base)
 }
 
 pub fn unmount_root(directory: &Path) {
