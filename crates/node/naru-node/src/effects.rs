@@ -58,16 +58,22 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
+/// Why a sandbox could not be made: the event's reason and the message.
+pub(crate) type SandboxFailure = (&'static str, String);
+
 pub(crate) async fn create_sandbox(
     shared: Arc<Shared>,
     pod: DesiredPod,
-) -> Result<(Sandbox, String), String> {
+) -> Result<(Sandbox, String), SandboxFailure> {
     let directory = shared.pod_directory(&pod.uid);
     destroy_remains(&directory).await;
-    let sources = fetch(&shared.client, &pod.namespace, volumes::needed_sources(&pod)).await?;
+    let mount = |message: String| ("FailedMount", message);
+    let create = |message: String| ("FailedCreatePodSandBox", message);
+    let sources =
+        fetch(&shared.client, &pod.namespace, volumes::needed_sources(&pod)).await.map_err(mount)?;
     let places = places(&shared, &pod.uid);
     let prepared = pod.clone();
-    blocking(move || volumes::prepare(&prepared, &sources, &places)).await?;
+    blocking(move || volumes::prepare(&prepared, &sources, &places)).await.map_err(mount)?;
 
     let slice = pod.slice.name();
     let config = SandboxConfig {
@@ -79,7 +85,7 @@ pub(crate) async fn create_sandbox(
         slice: pod.slice,
         ..SandboxConfig::new(&pod.uid, &directory, "")
     };
-    let sandbox = Sandbox::create(&shared.program, &config).await.map_err(|error| chain(&error))?;
+    let sandbox = Sandbox::create(&shared.program, &config).await.map_err(|error| create(chain(&error)))?;
     let attached = async {
         let address =
             shared.network.attach(&pod.uid, sandbox.pid()).await.map_err(|error| chain(&error))?.to_string();
@@ -97,7 +103,7 @@ pub(crate) async fn create_sandbox(
             if sandbox.shutdown().await.is_err() {
                 destroy_remains(&directory).await;
             }
-            Err(message)
+            Err(create(message))
         }
     }
 }

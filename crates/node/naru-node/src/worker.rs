@@ -43,7 +43,7 @@ pub(crate) enum Order {
 
 enum Event {
     Order(Order),
-    Sandbox(Result<(Sandbox, String), String>),
+    Sandbox(Result<(Sandbox, String), effects::SandboxFailure>),
     Image(String, Result<ImageInfo, ImageError>),
     Started(String, u32, Result<naru_runtime::Started, StartError>),
     /// `None`: the shim died.
@@ -120,6 +120,9 @@ pub(crate) fn start(shared: Arc<Shared>, object: Arc<Value>, record: Option<Reco
             publish_at: None,
         };
         worker.adopt().await;
+        for problem in &worker.pod.problems {
+            worker.event(EventKind::Warning, "Unsupported", problem.message.clone());
+        }
         worker.run().await;
     });
     WorkerHandle { events, task }
@@ -448,12 +451,11 @@ impl Worker {
                 self.seen.sandbox = SandboxState::Ready { address };
                 self.seen.sandbox_failures = 0;
             }
-            Event::Sandbox(Err(message)) => {
+            Event::Sandbox(Err((reason, message))) => {
                 let before = self.seen.sandbox_failures;
                 self.seen.sandbox_failures += 1;
-                self.event(EventKind::Warning, "FailedCreatePodSandBox", message.clone());
-                self.seen.sandbox =
-                    SandboxState::Failed(Failure::new("FailedCreatePodSandBox", message, before, now));
+                self.event(EventKind::Warning, reason, message.clone());
+                self.seen.sandbox = SandboxState::Failed(Failure::new(reason, message, before, now));
             }
             Event::Image(name, Ok(info)) => {
                 let image = self.container(&name).map(|it| it.image.clone()).unwrap_or_default();
@@ -531,6 +533,7 @@ impl Worker {
             Ok(started) => {
                 state.blocked_times = 0;
                 state.phase = Phase::Running { since: from_nanoseconds(started.started_at_nanoseconds) };
+                self.event(EventKind::Normal, "Created", format!("Created container: {name}"));
                 self.event(EventKind::Normal, "Started", format!("Started container {name}"));
                 self.start_probes(name);
             }

@@ -65,6 +65,8 @@ impl HelperProgram {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
+        // What `ps` shows; the path is a number in /proc.
+        command.arg0("naru");
         // Helpers take everything from files; nothing of the daemon's environment is theirs.
         command.env_clear().current_dir("/");
         command
