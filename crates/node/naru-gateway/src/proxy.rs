@@ -1,0 +1,649 @@
+//! The way of a request: read, matched, sent to a pod, its answer passed back as it comes.
+//!
+//! Input is taken strictly: what two readers could understand differently is refused and the connection
+//! closed, nothing is forwarded. The message that goes on is written anew by us, so a pod never sees the
+//! framing that a client sent.
+
+use crate::Shared;
+use crate::metrics::Series;
+use crate::pool::{Pool, Sender};
+use crate::table::{Backend, Endpoint, Rule, Table, Target};
+use arc_swap::{ArcSwap, Cache};
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+
+const HEAD_BYTES_MAX: usize = 64 * 1024; // of a request's head; larger ones get 431
+const HEADERS_MAX: usize = 100; // likewise
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30); // from the first byte, and for idle connections
+const CONNECTIONS_MAX: usize = 8_192; // per thread; further ones wait in the kernel
+const HELD_MAX: usize = 1_024; // requests that wait for a pod, per thread; further ones get their 503 at once
+const ATTEMPTS_MAX: usize = 4; // sends of one request; more would multiply an overload
+/// How long an endpoint that refused a connection is spared.
+const EJECTION: Duration = Duration::from_secs(1);
+const ACCEPT_RETRY: Duration = Duration::from_millis(50); // when the process is out of descriptors
+/// After our own start pods are still being found again: a service without any is worth waiting for.
+const START_GRACE: Duration = Duration::from_secs(30);
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_NARU_BACKEND: HeaderName = HeaderName::from_static("x-naru-backend");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Starts the serving threads.
+pub fn start(shared: &Arc<Shared>, listener: &StdListener, threads: usize, shutdown: &CancellationToken) {
+    for index in 0..threads {
+        let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
+        let listener = match listener.try_clone() {
+            Ok(it) => it,
+            Err(error) => return tracing::error!(%error, "the gateway cannot listen"),
+        };
+        let body = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => LocalSet::new().block_on(&runtime, serve(shared, listener, shutdown)),
+                Err(error) => tracing::error!(%error, "a gateway thread cannot start"),
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name(format!("gateway-{index}")).spawn(body) {
+            tracing::error!(%error, "a gateway thread cannot start");
+        }
+    }
+}
+
+/// What a thread's connections have in common.
+struct Worker {
+    shared: Arc<Shared>,
+    table: RefCell<Cache<Arc<ArcSwap<Table>>, Arc<Table>>>,
+    pool: Pool,
+    started: Instant,
+    held: Cell<usize>,
+    is_draining: Cell<bool>,
+    /// Of every open connection, to tell it of the drain.
+    connections: RefCell<HashMap<u64, Option<Waker>>>,
+}
+
+async fn serve(shared: Arc<Shared>, listener: StdListener, shutdown: CancellationToken) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(it) => it,
+        Err(error) => return tracing::error!(%error, "the gateway cannot listen"),
+    };
+    let worker = Rc::new(Worker {
+        table: RefCell::new(Cache::new(Arc::clone(&shared.table))),
+        shared,
+        pool: Pool::default(),
+        started: Instant::now(),
+        held: Cell::new(0),
+        is_draining: Cell::new(false),
+        connections: RefCell::default(),
+    });
+    let tidying = Rc::clone(&worker);
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            tidying.pool.tidy(Instant::now());
+        }
+    });
+    let accept = async {
+        for id in 0.. {
+            while worker.connections.borrow().len() >= CONNECTIONS_MAX {
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    worker.connections.borrow_mut().insert(id, None);
+                    tokio::task::spawn_local(connection(Rc::clone(&worker), id, stream, peer));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the gateway cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = shutdown.cancelled() => {}
+    }
+    drop(listener);
+    worker.is_draining.set(true);
+    worker.connections.borrow_mut().values_mut().filter_map(Option::take).for_each(Waker::wake);
+    let deadline = Instant::now() + worker.shared.config.drain;
+    while !worker.connections.borrow().is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn connection(worker: Rc<Worker>, id: u64, stream: TcpStream, peer: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    let client = HeaderValue::from_str(&peer.ip().to_string()).expect("an IP address is a header value");
+    let service_worker = Rc::clone(&worker);
+    let service = hyper::service::service_fn(move |request| {
+        let (worker, client) = (Rc::clone(&service_worker), client.clone());
+        async move { Ok::<_, Infallible>(answer(worker, client, request).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let mut told = false;
+    let ended = std::future::poll_fn(|context| {
+        if !told {
+            if worker.is_draining.get() {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            } else if let Some(waker @ None) = worker.connections.borrow_mut().get_mut(&id) {
+                // Once: a task's waker stays the same.
+                *waker = Some(context.waker().clone());
+            }
+        }
+        connection.as_mut().poll(context)
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(%peer, %error, "a connection ended early");
+    }
+    worker.connections.borrow_mut().remove(&id);
+}
+
+/// Why a request is not forwarded.
+struct Refusal {
+    status: StatusCode,
+    why: &'static str,
+}
+
+const fn refusal(status: StatusCode, why: &'static str) -> Refusal {
+    Refusal { status, why }
+}
+
+/// What two readers could understand differently, or what is no request to a web server.
+fn check(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let headers = request.headers();
+    let bad = |why| Err(refusal(StatusCode::BAD_REQUEST, why));
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return bad("more than one Host"),
+        (None, _) if request.version() == Version::HTTP_11 => return bad("no Host"),
+        _ => {}
+    }
+    // hyper refuses lengths that differ, folds equal ones, and with both kinds of length drops
+    // Content-Length and closes the connection; the tests hold it to that.
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next()
+        && (encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(refusal(
+            StatusCode::NOT_IMPLEMENTED,
+            "only the transfer encoding `chunked` is understood",
+        ));
+    }
+    if request.method() == Method::CONNECT {
+        return Err(refusal(StatusCode::METHOD_NOT_ALLOWED, "this is no forward proxy"));
+    }
+    Ok(())
+}
+
+async fn answer(worker: Rc<Worker>, client: HeaderValue, mut request: Request<Incoming>) -> Response<Answer> {
+    let started = Instant::now();
+    let table = worker.table();
+    let mut ticket = Ticket { series: Arc::clone(&table.unmatched), code: 499, started, counts_abort: false };
+    ticket.series.under_way.fetch_add(1, Relaxed);
+    if let Err(refusal) = check(&request) {
+        let mut response = ticket.text(refusal.status, refusal.why);
+        // Nobody knows where this message ends and the next begins.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
+    let is_upgrade = is_upgrade(request.headers());
+    let upgrade = is_upgrade.then(|| hyper::upgrade::on(&mut request));
+    let mut request = forwarded(request, client, is_upgrade);
+    let table = if table.is_known { table } else { worker.first_table(started).await };
+    let Some(rule) = find(&table, &request) else {
+        if !table.is_known {
+            return ticket.text(StatusCode::SERVICE_UNAVAILABLE, "the gateway does not know its routes yet");
+        }
+        return ticket.text(StatusCode::NOT_FOUND, "no route for this host and path");
+    };
+    let mut rule = Arc::clone(rule);
+    drop(table);
+    let Some(mut target) = rule.next().cloned() else {
+        return ticket.text(StatusCode::INTERNAL_SERVER_ERROR, "the route's backends all have weight 0");
+    };
+    ticket.switch_to(&target.series);
+    let can_repeat = !is_upgrade && is_idempotent(request.method()) && request.body().is_end_stream();
+    let give_up = started + rule.timeout.unwrap_or(worker.shared.config.request_timeout);
+    let mut attempts = 0;
+    let (response, sender, address) = loop {
+        let Some(backend) = &target.backend else {
+            return ticket
+                .text(StatusCode::INTERNAL_SERVER_ERROR, "the route names a backend that does not exist");
+        };
+        let Some((mut sender, endpoint, reused)) = worker.connect(backend).await else {
+            // All its pods are being replaced: the request waits for the first that is ready.
+            if !worker.hold(backend, started).await {
+                return ticket.text(StatusCode::SERVICE_UNAVAILABLE, "no pod of the service is ready");
+            }
+            let table = worker.table();
+            if let Some(now) = find(&table, &request) {
+                rule = Arc::clone(now);
+            }
+            if let Some(next) = rule.again(&target) {
+                target = next.clone();
+                ticket.switch_to(&target.series);
+            }
+            continue;
+        };
+        attempts += 1;
+        let spare = (can_repeat && attempts < ATTEMPTS_MAX).then(|| repeated(&request));
+        let sent = tokio::time::timeout_at(give_up.into(), sender.try_send_request(request)).await;
+        match sent {
+            Ok(Ok(response)) => break (response, sender, endpoint.address),
+            Ok(Err(mut error)) => {
+                worker.failed(&endpoint, reused);
+                // Either it was never sent, or it may be sent twice.
+                request = match (error.take_message().filter(|_| attempts < ATTEMPTS_MAX), spare) {
+                    (Some(unsent), _) => unsent,
+                    (None, Some(spare)) => spare,
+                    (None, None) => {
+                        return ticket.text(StatusCode::BAD_GATEWAY, "the pod broke off before it answered");
+                    }
+                };
+            }
+            Err(_) => return ticket.text(StatusCode::GATEWAY_TIMEOUT, "the pod did not answer in time"),
+        }
+    };
+    ticket.code = response.status().as_u16();
+    passed_back(
+        &worker,
+        response,
+        Connection { worker: Rc::clone(&worker), sender: Some((address, sender)) },
+        ticket,
+        &target,
+        upgrade,
+    )
+}
+
+fn find<'a, B>(table: &'a Table, request: &Request<B>) -> Option<&'a Arc<Rule>> {
+    let host = request.headers().get(HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    table.find(host, request.uri().path(), request.method(), request.headers())
+}
+
+/// The answer on its way back, its framing ours.
+fn passed_back(
+    worker: &Worker,
+    mut response: Response<Incoming>,
+    connection: Connection,
+    mut ticket: Ticket,
+    target: &Target,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Response<Answer> {
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switched {
+        let Some(client) = upgrade else {
+            return ticket.text(StatusCode::BAD_GATEWAY, "the pod switched protocols without being asked");
+        };
+        let pod = hyper::upgrade::on(&mut response);
+        tokio::task::spawn_local(async move {
+            if let (Ok(client), Ok(pod)) = (client.await, pod.await) {
+                let (mut client, mut pod) = (TokioIo::new(client), TokioIo::new(pod));
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut pod).await;
+            }
+            drop(ticket);
+        });
+        let (mut parts, _) = response.into_parts();
+        mark(worker, &mut parts.headers, target);
+        return Response::from_parts(
+            parts,
+            Answer { body: Content::Text(None), connection: None, ticket: None },
+        );
+    }
+    ticket.counts_abort = true;
+    let (mut parts, body) = response.into_parts();
+    remove_hop_by_hop(&mut parts.headers);
+    mark(worker, &mut parts.headers, target);
+    parts.version = Version::HTTP_11;
+    Response::from_parts(
+        parts,
+        Answer { body: Content::Pod(body, false), connection: Some(connection), ticket: Some(ticket) },
+    )
+}
+
+fn mark(worker: &Worker, headers: &mut HeaderMap, target: &Target) {
+    if worker.shared.config.backend_header {
+        headers.insert(X_NARU_BACKEND, target.service.clone());
+    }
+}
+
+/// The request as the pod gets it.
+fn forwarded(request: Request<Incoming>, client: HeaderValue, is_upgrade: bool) -> Request<Outgoing> {
+    let (mut parts, body) = request.into_parts();
+    let upgrade = if is_upgrade { parts.headers.get(UPGRADE).cloned() } else { None };
+    remove_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(EXPECT); // answered by us once the pod reads the body
+    if let Some(protocol) = upgrade {
+        parts.headers.insert(UPGRADE, protocol);
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    if let Some(authority) = parts.uri.authority() {
+        // An absolute target says more than Host.
+        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+            parts.headers.insert(HOST, host);
+        }
+        let path =
+            parts.uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+        parts.uri = Uri::from(path);
+    }
+    // What a client claims about itself is replaced: nobody stands in front of this gateway.
+    parts.headers.insert(X_FORWARDED_FOR, client);
+    parts.headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    match parts.headers.get(HOST).cloned() {
+        Some(host) => parts.headers.insert(X_FORWARDED_HOST, host),
+        None => parts.headers.remove(X_FORWARDED_HOST),
+    };
+    parts.version = Version::HTTP_11;
+    let body = if body.is_end_stream() { Outgoing(None) } else { Outgoing(Some(body)) };
+    Request::from_parts(parts, body)
+}
+
+/// A second copy of a request without a body.
+fn repeated(request: &Request<Outgoing>) -> Request<Outgoing> {
+    let mut copy = Request::new(Outgoing(None));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
+    )
+}
+
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE)
+        && headers.get_all(CONNECTION).iter().any(|it| {
+            it.as_bytes().split(|it| *it == b',').any(|it| it.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        })
+}
+
+/// Headers that are about one connection only, and those that `Connection` says are.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|it| it.as_bytes().split(|it| *it == b','))
+            .filter_map(|it| HeaderName::from_bytes(it.trim_ascii()).ok())
+            // Naming these would make us drop what the message needs.
+            .filter(|it| !matches!(*it, HOST | CONTENT_LENGTH | CONTENT_TYPE))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [
+        TRANSFER_ENCODING,
+        UPGRADE,
+        TE,
+        TRAILER,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+    ] {
+        headers.remove(name);
+    }
+}
+
+impl Worker {
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(self.table.borrow_mut().load())
+    }
+
+    /// The table once there is one, or the empty one when that takes too long.
+    async fn first_table(&self, since: Instant) -> Arc<Table> {
+        let mut version = self.shared.version.subscribe();
+        let deadline = since + self.shared.config.hold;
+        let _ = tokio::time::timeout_at(deadline.into(), version.wait_for(|it| *it > 0)).await;
+        self.table()
+    }
+
+    fn now_ms(&self, now: Instant) -> u64 {
+        // One clock for all threads: they start within a millisecond, and ejections last a second.
+        u64::try_from(now.duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A connection to some pod of the backend; true if it was in use before.
+    async fn connect(&self, backend: &Backend) -> Option<(Sender, Arc<Endpoint>, bool)> {
+        for attempt in 0..backend.endpoints.len().min(ATTEMPTS_MAX) {
+            let now = Instant::now();
+            let endpoint = backend.next(self.now_ms(now), attempt)?;
+            if let Some(sender) = self.pool.take(endpoint.address, now) {
+                return Some((sender, Arc::clone(endpoint), true));
+            }
+            match self.pool.connect(endpoint.address).await {
+                Ok(sender) => return Some((sender, Arc::clone(endpoint), false)),
+                Err(error) => {
+                    tracing::debug!(pod = %endpoint.address, %error, "a pod does not take connections");
+                    self.eject(endpoint);
+                }
+            }
+        }
+        None
+    }
+
+    fn eject(&self, endpoint: &Endpoint) {
+        let until = self.now_ms(Instant::now() + EJECTION);
+        endpoint.ejected_until_ms.store(until, Relaxed);
+    }
+
+    /// A kept connection may have been closed by the pod at any time, which says little about the pod; its
+    /// neighbours are probably closed too. A new one that breaks says more.
+    fn failed(&self, endpoint: &Endpoint, reused: bool) {
+        self.pool.forget(endpoint.address);
+        if !reused {
+            self.eject(endpoint);
+        }
+    }
+
+    /// Waits until the table has changed, or a little. False once waiting has no prospect.
+    async fn hold(&self, backend: &Backend, since: Instant) -> bool {
+        let deadline = since + self.shared.config.hold;
+        let has_prospect = backend.had_endpoints || self.started.elapsed() < START_GRACE;
+        if !has_prospect
+            || self.held.get() >= HELD_MAX
+            || Instant::now() >= deadline
+            || self.is_draining.get()
+        {
+            return false;
+        }
+        let mut version = self.shared.version.subscribe();
+        let holding = Holding::new(&self.held);
+        // Without a change: perhaps a pod that refused connections takes them again.
+        let pause = Duration::from_millis(25).min(deadline.saturating_duration_since(Instant::now()));
+        let _ = tokio::time::timeout(pause, version.changed()).await;
+        drop(holding);
+        true
+    }
+}
+
+/// Counts a held request for as long as it is held, whatever becomes of it.
+struct Holding<'a>(&'a Cell<usize>);
+
+impl<'a> Holding<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Counts one request when it is over, however it ends.
+struct Ticket {
+    series: Arc<Series>,
+    /// 499 until there is an answer: the client has gone.
+    code: u16,
+    started: Instant,
+    counts_abort: bool,
+}
+
+impl Ticket {
+    fn switch_to(&mut self, series: &Arc<Series>) {
+        if !Arc::ptr_eq(&self.series, series) {
+            self.series.under_way.fetch_sub(1, Relaxed);
+            series.under_way.fetch_add(1, Relaxed);
+            self.series = Arc::clone(series);
+        }
+    }
+
+    /// An answer of our own.
+    fn text(mut self, status: StatusCode, why: &'static str) -> Response<Answer> {
+        self.code = status.as_u16();
+        let text = Bytes::from(format!("{}: {why}\n", status.as_u16()));
+        let mut response =
+            Response::new(Answer { body: Content::Text(Some(text)), connection: None, ticket: Some(self) });
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.series.under_way.fetch_sub(1, Relaxed);
+        self.series.count(self.code, self.started.elapsed());
+    }
+}
+
+/// The connection that an answer comes from, to be used again once it has come whole.
+struct Connection {
+    worker: Rc<Worker>,
+    sender: Option<(SocketAddr, Sender)>,
+}
+
+/// The body of an answer. Whole or not, dropping it ends the request.
+struct Answer {
+    body: Content,
+    connection: Option<Connection>,
+    ticket: Option<Ticket>,
+}
+
+enum Content {
+    /// And whether its end has been seen.
+    Pod(Incoming, bool),
+    Text(Option<Bytes>),
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Content::Pod(body, ended) => {
+                let polled = Pin::new(body).poll_frame(context);
+                if matches!(polled, Poll::Ready(None)) {
+                    *ended = true;
+                }
+                polled
+            }
+            Content::Text(text) => Poll::Ready(text.take().map(|it| Ok(Frame::data(it)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            Content::Pod(body, ended) => *ended || body.is_end_stream(),
+            Content::Text(text) => text.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Content::Pod(body, _) => body.size_hint(),
+            Content::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |it| it.len() as u64)),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let is_whole = self.is_end_stream();
+        if is_whole
+            && let Some(connection) = &mut self.connection
+            && let Some((address, sender)) = connection.sender.take()
+        {
+            connection.worker.pool.put(address, sender, Instant::now());
+        }
+        if !is_whole && let Some(ticket) = self.ticket.as_ref().filter(|it| it.counts_abort) {
+            ticket.series.aborted.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// The body of a request on its way to a pod.
+pub struct Outgoing(Option<Incoming>);
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
