@@ -266,6 +266,14 @@ impl Agent {
         for pod in pods {
             let key = uid(&pod);
             match self.workers.get_mut(&key) {
+                // A worker that ended without cleaning up has failed; what it wrote down goes on.
+                Some((_, worker))
+                    if worker.task.is_finished() && self.shared.pod_directory(&key).exists() =>
+                {
+                    let record = Record::load(&self.shared.pod_directory(&key)).ok();
+                    let worker = worker::start(self.shared.clone(), pod.clone(), record);
+                    self.workers.insert(key, (pod, worker));
+                }
                 Some((known, worker)) => {
                     if known["metadata"]["resourceVersion"] != pod["metadata"]["resourceVersion"] {
                         worker.send(Order::Pod(pod.clone())).await;

@@ -133,6 +133,8 @@ pub struct ContainerState {
     pub attempt: u32,
     pub image: ImageState,
     pub digest: String,
+    /// The image's, when it is not SIGTERM.
+    pub stop_signal: Option<String>,
     pub phase: Phase,
     pub last: Option<Ended>,
     /// Ends in a row without a long healthy run between them.

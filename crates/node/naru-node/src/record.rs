@@ -30,6 +30,7 @@ pub struct Record {
 pub struct ContainerRecord {
     pub attempt: u32,
     pub digest: String,
+    pub stop_signal: Option<String>,
     pub streak: u32,
     pub ready: bool,
     pub started: bool,
@@ -108,6 +109,7 @@ impl ContainerRecord {
         Self {
             attempt: state.attempt,
             digest: state.digest.clone(),
+            stop_signal: state.stop_signal.clone(),
             streak: state.streak,
             ready: state.ready,
             started: state.started,
@@ -122,6 +124,7 @@ impl ContainerRecord {
         ContainerState {
             attempt: self.attempt,
             digest: self.digest.clone(),
+            stop_signal: self.stop_signal.clone(),
             streak: self.streak,
             ready: self.ready,
             started: self.started,

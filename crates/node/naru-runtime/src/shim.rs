@@ -45,6 +45,9 @@ pub fn main(arguments: &[OsString]) -> i32 {
         eprintln!("usage: naru __shim <directory> (started by the daemon, not by hand)");
         return 2;
     };
+    // Until the sandbox is ready it belongs to the daemon: one that is half-made when the daemon
+    // dies would otherwise be finished behind the back of the next. The fork that stays is free.
+    sys::die_with_parent();
     match set_up(&directory) {
         Ok(code) => code,
         Err(error) => {
