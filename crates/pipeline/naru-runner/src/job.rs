@@ -27,6 +27,11 @@ const SUMMARY_BYTES_MAX: usize = 1024 * 1024;
 /// there at once; this only bounds the wait for a process that the step left behind.
 const DRAIN: Duration = Duration::from_millis(50);
 
+/// How often a checkout asks the server, and how much longer it waits after each time: a restart of naru
+/// takes a second or two, an upgrade some more.
+const FETCH_ATTEMPTS_MAX: u32 = 8;
+const FETCH_PAUSE: Duration = Duration::from_millis(500);
+
 /// How long a stopped step may take to clean up before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(7);
 
@@ -465,18 +470,28 @@ impl JobRun<'_> {
         let header = format!("Authorization: {}", naru_source::basic_auth(&self.file.checkout_token));
         self.mask.add(header.rsplit(' ').next().unwrap_or_default());
         for args in [vec!["init", "--quiet"], fetch, checkout] {
-            let mut command = Command::new("git");
-            command
-                .args(&args)
-                .current_dir(&target)
-                .env("GIT_TERMINAL_PROMPT", "0")
-                .env("GIT_CONFIG_COUNT", "3")
-                .envs([("GIT_CONFIG_KEY_0", "http.extraHeader"), ("GIT_CONFIG_VALUE_0", header.as_str())])
-                .envs([("GIT_CONFIG_KEY_1", "core.hooksPath"), ("GIT_CONFIG_VALUE_1", "/dev/null")])
-                .envs([("GIT_CONFIG_KEY_2", "safe.directory"), ("GIT_CONFIG_VALUE_2", "*")]);
-            let end = self.execute(command, "git", self.deadline).await;
-            if end.outcome != Outcome::Succeeded {
-                return end;
+            let mut attempt = 1;
+            loop {
+                let mut command = Command::new("git");
+                command
+                    .args(&args)
+                    .current_dir(&target)
+                    .env("GIT_TERMINAL_PROMPT", "0")
+                    .env("GIT_CONFIG_COUNT", "3")
+                    .envs([("GIT_CONFIG_KEY_0", "http.extraHeader"), ("GIT_CONFIG_VALUE_0", header.as_str())])
+                    .envs([("GIT_CONFIG_KEY_1", "core.hooksPath"), ("GIT_CONFIG_VALUE_1", "/dev/null")])
+                    .envs([("GIT_CONFIG_KEY_2", "safe.directory"), ("GIT_CONFIG_VALUE_2", "*")]);
+                let end = self.execute(command, "git", self.deadline).await;
+                if end.outcome == Outcome::Succeeded {
+                    break;
+                }
+                // The server may just be restarting; fetching again is harmless.
+                if args[0] != "fetch" || attempt == FETCH_ATTEMPTS_MAX || self.cancelled {
+                    return end;
+                }
+                self.say(&format!("the server did not answer, trying again ({attempt} of {FETCH_ATTEMPTS_MAX})"));
+                tokio::time::sleep(FETCH_PAUSE * attempt).await;
+                attempt += 1;
             }
         }
         self.say(&format!("{} is at {}", path_or_workspace(path), sha.get(..12).unwrap_or(&sha)));

@@ -1,0 +1,113 @@
+//! Where wings meet that do not know each other: package's image store as the node's image service, the
+//! node's streams as the API's.
+
+use async_trait::async_trait;
+use kube_api::{ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams, StreamError};
+use naru_image::ImageStore;
+use naru_node::{HostRoot, ImageError, ImageInfo, ImageService, Node, PullPolicy};
+use std::path::Path;
+
+/// The node asks, package answers.
+pub struct Images(pub ImageStore);
+
+#[async_trait]
+impl ImageService for Images {
+    async fn ensure(&self, image: &str, policy: PullPolicy) -> Result<ImageInfo, ImageError> {
+        let pull = match policy {
+            PullPolicy::Always => naru_image::PullPolicy::Always,
+            PullPolicy::IfNotPresent => naru_image::PullPolicy::IfNotPresent,
+            PullPolicy::Never => naru_image::PullPolicy::Never,
+        };
+        let found = self.0.ensure(image, pull).await.map_err(|error| match error {
+            naru_image::Error::Name(_) => ImageError::InvalidName { image: image.to_owned() },
+            it if it.is_not_found() && policy == PullPolicy::Never => ImageError::NeverPull { image: image.to_owned() },
+            it => ImageError::Pull { image: image.to_owned(), message: chain(&it) },
+        })?;
+        let run = found.config.config;
+        Ok(ImageInfo {
+            digest: found.digest.to_string(),
+            lower_dirs: found.lower_dirs,
+            host: found.host.map(|it| HostRoot { masks: it.masks, read_only: it.read_only }),
+            entrypoint: run.entrypoint,
+            cmd: run.cmd,
+            env: run.env,
+            working_dir: run.working_dir,
+            user: run.user,
+            stop_signal: run.stop_signal,
+        })
+    }
+
+    async fn commit(&self, id: &str, upper: &Path) -> Result<(), ImageError> {
+        let (store, id_owned, upper) = (self.0.clone(), id.to_owned(), upper.to_owned());
+        let committed = tokio::task::spawn_blocking(move || store.commit_blocking(&id_owned, &upper)).await;
+        let failed = |message: String| ImageError::Commit { id: id.to_owned(), message };
+        match committed {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(failed(chain(&error))),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+}
+
+/// An error and its causes on one line, for messages that become part of an object.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(it) = source {
+        text = format!("{text}: {it}");
+        source = it.source();
+    }
+    text
+}
+
+/// The API asks, the node answers.
+pub struct Streams(pub Node);
+
+#[async_trait]
+impl NodeStreams for Streams {
+    async fn logs(&self, request: LogRequest) -> Result<LogStream, StreamError> {
+        let request = naru_node::LogRequest {
+            namespace: request.namespace,
+            pod: request.pod,
+            uid: request.uid,
+            container: request.container,
+            follow: request.follow,
+            previous: request.previous,
+            timestamps: request.timestamps,
+            tail_lines: request.tail_lines,
+            since_seconds: request.since_seconds,
+            limit_bytes: request.limit_bytes,
+        };
+        self.0.logs(request).await.map_err(stream_error)
+    }
+
+    async fn exec(&self, request: ExecRequest) -> Result<ExecSession, StreamError> {
+        let request = naru_node::ExecRequest {
+            namespace: request.namespace,
+            pod: request.pod,
+            uid: request.uid,
+            container: request.container,
+            command: request.command,
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            tty: request.tty,
+        };
+        let session = self.0.exec(request).await.map_err(stream_error)?;
+        Ok(ExecSession {
+            stdin: session.stdin,
+            stdout: session.stdout,
+            stderr: session.stderr,
+            resize: session.resize,
+            exit: session.exit,
+        })
+    }
+}
+
+fn stream_error(error: naru_node::StreamError) -> StreamError {
+    match error {
+        naru_node::StreamError::NotFound(it) => StreamError::NotFound(it),
+        naru_node::StreamError::BadRequest(it) => StreamError::BadRequest(it),
+        naru_node::StreamError::Failed(it) => StreamError::Failed(it),
+    }
+}

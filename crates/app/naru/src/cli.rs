@@ -1,0 +1,178 @@
+//! What people type. Help, completions and the parser come from this one definition.
+
+use crate::commands;
+use crate::error::Result;
+use crate::serve;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The whole DevOps loop in one binary: push, test, build, deploy, watch, improve.
+///
+/// Start the daemon on a server, push a repository to it, and see it live:
+///
+///   naru serve
+///   git push http://naru:$(naru token)@localhost:7070/git/shop.git main
+///   naru status
+///
+/// kubectl works against it, too: export KUBECONFIG=$(naru kubeconfig --path)
+#[derive(Parser)]
+#[command(name = "naru", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args, Clone)]
+pub struct Global {
+    /// Where the daemon keeps everything, and where its clients find it.
+    #[arg(long, global = true, env = "NARU_DATA_DIR", default_value = "/var/lib/naru")]
+    pub data_dir: PathBuf,
+    /// How much to log: error, warn, info, debug, or a filter such as `naru_rollout=debug`.
+    #[arg(long, global = true, env = "NARU_LOG", default_value = "info")]
+    pub log: String,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the daemon: git server, pipelines, image store, Kubernetes API, node, gateway.
+    Serve(ServeArgs),
+    /// What runs, and how the latest releases went.
+    Status,
+    /// The log of a run or of an app's pods: `naru logs shop`, `naru logs -f run/shop-main-3`.
+    Logs(commands::logs::LogsArgs),
+    /// Run a command in one of an app's pods: `naru exec shop -- ls /`.
+    Exec(commands::exec::ExecArgs),
+    /// Bring an earlier release back as a whole: `naru rollback shop`.
+    Rollback {
+        app: String,
+        /// The release to bring back, such as `shop-r3`. Without it: the one before the present one.
+        #[arg(long)]
+        to: Option<String>,
+    },
+    /// The walk of one change through the loop, with times.
+    Trace {
+        /// The change's id (`c-...`), or the name of a run or release.
+        change: String,
+    },
+    /// The four delivery figures of the last days.
+    Dora {
+        /// Only this app.
+        app: Option<String>,
+        #[arg(long, default_value_t = 30)]
+        days: u32,
+        #[arg(long)]
+        json: bool,
+    },
+    /// CPU and memory of what runs, and requests per second of each service.
+    Top,
+    /// Secrets of a repository's pipeline: `naru secret shop NAME < value`.
+    Secret {
+        repository: String,
+        /// The name that `${{ secrets.NAME }}` uses. The value is read from standard input.
+        name: String,
+    },
+    /// Check files before they run: workflows and naru.yaml. Exit code 1 if one cannot be honoured.
+    Check {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// The administrator's kubeconfig, for kubectl, helm and everything else.
+    Kubeconfig {
+        /// Print where the file is instead of what is in it.
+        #[arg(long)]
+        path: bool,
+    },
+    /// The token that may push, as git's password.
+    Token,
+    /// Take an example through the whole loop under load, and show what happened.
+    Demo(commands::demo::DemoArgs),
+    /// Remove every container, mount, link and cgroup of the daemon with this data directory.
+    Destroy,
+    /// Shell completions: `naru completions bash > /etc/bash_completion.d/naru`.
+    Completions { shell: clap_complete::Shell },
+    /// What git runs after a push.
+    #[command(name = "__post-receive", hide = true)]
+    PostReceive,
+}
+
+#[derive(Args, Clone)]
+pub struct ServeArgs {
+    /// Git, registry, metrics and health over HTTP.
+    #[arg(long, default_value = "127.0.0.1:7070")]
+    pub listen: SocketAddr,
+    /// The Kubernetes API over TLS.
+    #[arg(long, default_value = "127.0.0.1:6443")]
+    pub api: SocketAddr,
+    /// The apps' traffic.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub gateway: SocketAddr,
+    /// The bridge that pods are connected to.
+    #[arg(long, default_value = "naru0")]
+    pub bridge: String,
+    /// The addresses that pods get.
+    #[arg(long, default_value = "10.88.0.0/16")]
+    pub subnet: String,
+    /// Let a name of an image mean another: `rust:1=host` builds with what is installed here.
+    #[arg(long, value_name = "NAME=IMAGE")]
+    pub image: Vec<String>,
+    /// What a `runs-on` label runs in. `host` is this machine's own tools, read-only, without its secrets.
+    #[arg(long, value_name = "LABEL=IMAGE")]
+    pub runner: Vec<String>,
+    /// Registries that are spoken to without TLS: `localhost:5000`.
+    #[arg(long, value_name = "HOST")]
+    pub insecure_registry: Vec<String>,
+    /// Name the service that answered in the header `x-naru-backend`.
+    #[arg(long)]
+    pub backend_header: bool,
+    /// Print one line of JSON with all addresses as soon as everything answers.
+    #[arg(long)]
+    pub print_endpoints: bool,
+}
+
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    let Cli { global, command } = cli;
+    if let Command::Completions { shell } = command {
+        clap_complete::generate(shell, &mut Cli::command(), "naru", &mut std::io::stdout());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Command::Check { files } = command {
+        return commands::check::run(&files);
+    }
+    let is_daemon = matches!(command, Command::Serve(_));
+    start_log(&global.log, is_daemon);
+    // Two workers: the daemon waits far more than it computes, and each further thread costs memory.
+    let workers = if is_daemon { std::thread::available_parallelism().map_or(2, |it| it.get().clamp(2, 4)) } else { 1 };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let code = runtime.block_on(async {
+        match command {
+            Command::Serve(args) => serve::run(&global, &args).await,
+            Command::Status => commands::status::run(&global).await,
+            Command::Logs(args) => commands::logs::run(&global, &args).await,
+            Command::Exec(args) => commands::exec::run(&global, &args).await,
+            Command::Rollback { app, to } => commands::rollback::run(&global, &app, to.as_deref()).await,
+            Command::Trace { change } => commands::trace::run(&global, &change).await,
+            Command::Dora { app, days, json } => commands::dora::run(&global, app.as_deref(), days, json).await,
+            Command::Top => commands::top::run(&global).await,
+            Command::Secret { repository, name } => commands::secret::run(&global, &repository, &name).await,
+            Command::Kubeconfig { path } => commands::connect::kubeconfig(&global, path),
+            Command::Token => commands::connect::token(&global),
+            Command::Demo(args) => commands::demo::run(&args).await,
+            Command::Destroy => commands::destroy::run(&global).await,
+            Command::PostReceive => commands::hook::run(&global).await,
+            Command::Completions { .. } | Command::Check { .. } => unreachable!("answered above"),
+        }
+    });
+    // A blocking read of standard input must not keep a finished command from ending.
+    runtime.shutdown_background();
+    code
+}
+
+fn start_log(filter: &str, is_daemon: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_new(if is_daemon { filter } else { "warn" })
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,0 +1,31 @@
+//! `naru __job FILE`: the runner of a job's steps, inside its pod.
+
+use std::process::ExitCode;
+
+/// Runs the job if that is what we were started for. Answered before the command line is parsed: in a pod
+/// there is nobody to read help, and a start costs as little as it can.
+pub fn maybe_run() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != "__job" {
+        return None;
+    }
+    let path = args.next()?;
+    let run = || -> Result<i32, String> {
+        let text = std::fs::read_to_string(&path).map_err(|it| format!("cannot read the job's file: {it}"))?;
+        let file = serde_json::from_str(&text).map_err(|it| format!("the job's file is damaged: {it}"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|it| format!("cannot start: {it}"))?;
+        let image_path = std::env::var("PATH").unwrap_or_default();
+        Ok(runtime.block_on(naru_runner::job::run(file, image_path, &mut std::io::stdout())))
+    };
+    Some(match run() {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(message) => {
+            println!("error: {message}");
+            ExitCode::FAILURE
+        }
+    })
+}

@@ -1,0 +1,295 @@
+//! `naru logs`: what a run's jobs print, or an app's pods. The same lines reach the terminal of a push.
+
+use crate::cli::Global;
+use crate::connection;
+use crate::error::{Error, Result};
+use clap::Args;
+use futures::{AsyncBufReadExt, StreamExt};
+use naru_client::{Cache, Client, LogOptions};
+use naru_objects::{
+    Image, ImagePhase, JobPhase, NAMESPACE, Release, ReleasePhase, Run, RunPhase, VerdictOutcome, kinds, labels,
+};
+use naru_runner::protocol::for_people;
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use tokio::sync::mpsc;
+
+#[derive(Args)]
+pub struct LogsArgs {
+    /// `run/<name>`, `pod/<name>`, or the name of an app.
+    pub target: String,
+    /// Stay and print what comes.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last lines of each pod.
+    #[arg(long)]
+    pub tail: Option<u64>,
+}
+
+pub async fn run(global: &Global, args: &LogsArgs) -> Result<ExitCode> {
+    let client = connection::client(global).await?;
+    if let Some(name) = args.target.strip_prefix("run/") {
+        if args.follow {
+            return follow_change(&client, name, &mut |line| println!("{line}")).await;
+        }
+        return print_run(&client, name).await;
+    }
+    let pods: Vec<String> = match args.target.strip_prefix("pod/") {
+        Some(pod) => vec![pod.to_owned()],
+        None => {
+            let selector = format!("{}={},{}", labels::APP, args.target, labels::SERVICE);
+            let pods = client.list(&kinds::POD, Some(NAMESPACE), &selector).await?;
+            pods.iter().map(|it| naru_objects::name_of(it).to_owned()).collect()
+        }
+    };
+    if pods.is_empty() {
+        return Err(Error::new(format!("no pod of an app `{}` runs", args.target))
+            .hint("`naru status` shows the apps; a run's log is at `naru logs run/<name>`"));
+    }
+    let prefix = pods.len() > 1;
+    let (lines_in, mut lines) = mpsc::channel::<String>(64);
+    for pod in pods {
+        let options = LogOptions { follow: args.follow, tail_lines: args.tail, ..LogOptions::default() };
+        tokio::spawn(copy_log(client.clone(), pod.clone(), options, lines_in.clone(), move |line| {
+            Some(if prefix { format!("[{pod}] {line}") } else { line.to_owned() })
+        }));
+    }
+    drop(lines_in);
+    while let Some(line) = lines.recv().await {
+        println!("{line}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sends a pod's log line by line, as far as `shown` wants it.
+async fn copy_log(
+    client: Client, pod: String, options: LogOptions, lines: mpsc::Sender<String>,
+    shown: impl Fn(&str) -> Option<String> + Send,
+) {
+    let reader = match client.logs(NAMESPACE, &pod, "", &options).await {
+        Ok(reader) => reader,
+        Err(error) => {
+            let _ = lines.send(format!("({error})")).await;
+            return;
+        }
+    };
+    let mut reader = reader.lines();
+    while let Some(Ok(line)) = reader.next().await {
+        if let Some(line) = shown(&line)
+            && lines.send(line).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn print_run(client: &Client, name: &str) -> Result<ExitCode> {
+    let Some(object) = client.get(&kinds::RUN, NAMESPACE, name).await? else {
+        return Err(Error::new(format!("there is no run {name}")).hint("`kubectl get runs` shows them"));
+    };
+    let run: Run = serde_json::from_value(object)?;
+    for line in findings(&run) {
+        println!("{line}");
+    }
+    for job in &run.status.jobs {
+        println!("=== {} {}", job.name, phase_word(job.phase, &job.message));
+        if !job.pod.is_empty() {
+            let (lines_in, mut lines) = mpsc::channel(64);
+            tokio::spawn(copy_log(client.clone(), job.pod.clone(), LogOptions::default(), lines_in, for_people));
+            while let Some(line) = lines.recv().await {
+                println!("{line}");
+            }
+        }
+    }
+    println!("=== {:?} {}", run.status.phase, run.status.message);
+    Ok(if run.status.phase == RunPhase::Succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn findings(run: &Run) -> Vec<String> {
+    let mut lines = Vec::new();
+    for it in &run.status.diagnostics {
+        lines.push(format!("{}: {}", it.severity, it.message));
+        lines.push(format!("  --> {}:{}:{}", it.file, it.line, it.column));
+        if !it.hint.is_empty() {
+            lines.push(format!("hint: {}", it.hint));
+        }
+    }
+    lines
+}
+
+fn phase_word(phase: JobPhase, message: &str) -> String {
+    let word = match phase {
+        JobPhase::Pending => "waits",
+        JobPhase::Running => "runs",
+        JobPhase::Succeeded => "succeeded",
+        JobPhase::Failed => "failed",
+        JobPhase::Skipped => "was skipped",
+        JobPhase::Interrupted => "was interrupted",
+    };
+    if message.is_empty() { word.into() } else { format!("{word}: {message}") }
+}
+
+/// Prints a change's way from its run to the end of its release. The exit code tells how it went.
+pub async fn follow_change(client: &Client, run_name: &str, out: &mut (dyn FnMut(&str) + Send)) -> Result<ExitCode> {
+    let mut runs = client.cache(&kinds::RUN, Some(NAMESPACE), "");
+    let pods = client.cache(&kinds::POD, Some(NAMESPACE), &format!("{}={run_name}", labels::RUN));
+    runs.synced().await;
+    pods.synced().await;
+    let mut pod_changes = pods.changes();
+    let (lines_in, mut lines) = mpsc::channel::<String>(256);
+    let mut followed = BTreeSet::new();
+    let mut told = BTreeSet::new();
+    let mut announced = false;
+    let run = loop {
+        let Some(object) = runs.get(NAMESPACE, run_name) else {
+            return Err(Error::new(format!("there is no run {run_name}")).hint("`kubectl get runs` shows them"));
+        };
+        let run: Run = serde_json::from_value((*object).clone())?;
+        if !announced {
+            out(&format!("{run_name}: change {} of {} at {}", run.spec.change, run.spec.git_ref, short(&run.spec.sha)));
+            announced = true;
+        }
+        if run.status.phase != RunPhase::Pending && told.insert("findings".to_owned()) {
+            for line in findings(&run) {
+                out(&line);
+            }
+        }
+        for job in &run.status.jobs {
+            let started = pods.get(NAMESPACE, &job.pod).is_some_and(|it| {
+                it["status"]["containerStatuses"][0]["state"]["waiting"].is_null()
+                    && it["status"]["containerStatuses"].is_array()
+            });
+            if started && followed.insert(job.key.clone()) {
+                let name = job.name.clone();
+                let options = LogOptions { follow: true, ..LogOptions::default() };
+                tokio::spawn(copy_log(client.clone(), job.pod.clone(), options, lines_in.clone(), move |line| {
+                    Some(format!("[{name}] {}", for_people(line)?))
+                }));
+            }
+        }
+        if run.status.phase.is_final() {
+            break run;
+        }
+        tokio::select! {
+            () = runs.changed() => {}
+            () = pod_changes.wait() => {}
+            Some(line) = lines.recv() => out(&line),
+        }
+        while let Ok(line) = lines.try_recv() {
+            out(&line);
+        }
+    };
+    drop(lines_in);
+    // The followers end with their pods; a log that does not end must not hold the terminal.
+    while let Ok(Some(line)) = tokio::time::timeout(std::time::Duration::from_secs(2), lines.recv()).await {
+        out(&line);
+    }
+    for job in &run.status.jobs {
+        out(&format!("{} {}", job.name, phase_word(job.phase, &job.message)));
+    }
+    if run.status.phase != RunPhase::Succeeded {
+        out(&format!("{run_name}: {:?}: {}", run.status.phase, run.status.message));
+        return Ok(ExitCode::FAILURE);
+    }
+    if !run.status.message.is_empty() {
+        out(&run.status.message);
+    }
+    if !run.spec.deploy {
+        return Ok(ExitCode::SUCCESS);
+    }
+    follow_release(client, &run, &runs, out).await
+}
+
+async fn follow_release(client: &Client, run: &Run, runs: &Cache, out: &mut (dyn FnMut(&str) + Send)) -> Result<ExitCode> {
+    let selector = format!("{}={}", labels::RUN, run.metadata.name);
+    let images = client.cache(&kinds::IMAGE, Some(NAMESPACE), &selector);
+    let mut releases = client.cache(&kinds::RELEASE, Some(NAMESPACE), &selector);
+    images.synced().await;
+    releases.synced().await;
+    let mut image_changes = images.changes();
+    let mut run_changes = runs.changes();
+    let mut told = BTreeSet::new();
+    loop {
+        // A repository without the file never gets an image or a release; deploy says so at the run.
+        let object = runs.get(NAMESPACE, &run.metadata.name);
+        if object.is_some_and(|it| it["metadata"]["annotations"][labels::APP_FILE] == "none") {
+            out("the repository has no naru.yaml: nothing is deployed");
+            return Ok(ExitCode::SUCCESS);
+        }
+        for object in images.list() {
+            let image: Image = serde_json::from_value((*object).clone())?;
+            let status = &image.status;
+            let line = match status.phase {
+                ImagePhase::Pending => continue,
+                ImagePhase::Building => format!("image of {}: building", image.spec.service),
+                ImagePhase::Failed => format!("image of {}: failed\n{}", image.spec.service, status.message),
+                ImagePhase::Ready => format!(
+                    "image of {}: {} ({:.1} MB, {} of {} steps from the cache)",
+                    image.spec.service,
+                    short_digest(&status.digest),
+                    status.size_bytes as f64 / 1e6,
+                    status.cached_steps,
+                    status.total_steps
+                ),
+            };
+            if told.insert(line.clone()) {
+                line.lines().for_each(&mut *out);
+                for it in &status.advice {
+                    out(&format!("  advice: {} (Dockerfile:{}) {}", it.message, it.line, it.hint));
+                }
+            }
+        }
+        for object in releases.list() {
+            let release: Release = serde_json::from_value((*object).clone())?;
+            let (name, status) = (&release.metadata.name, &release.status);
+            for (index, it) in status.history.iter().enumerate() {
+                if told.insert(format!("{name} history {index}")) {
+                    out(&format!("{name}: {}", it.what));
+                }
+            }
+            for it in &status.verdicts {
+                if told.insert(format!("{name} verdict {} {:?}", it.step, it.outcome)) {
+                    let word = match it.outcome {
+                        VerdictOutcome::Good => "good",
+                        VerdictOutcome::Bad => "BAD",
+                        VerdictOutcome::Inconclusive => "open",
+                    };
+                    out(&format!("{name}: {} % judged {word}: {}", it.weight, it.why));
+                }
+            }
+            if status.phase == ReleasePhase::Promoted {
+                if let Some(host) = host_of(&release) {
+                    out(&format!("{name} is live at http://{host}"));
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            if status.phase.is_final() {
+                out(&format!("{name}: {:?}: {}", status.phase, status.message));
+                let good = status.phase == ReleasePhase::Superseded;
+                return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            }
+        }
+        tokio::select! {
+            () = releases.changed() => {}
+            () = image_changes.wait() => {}
+            () = run_changes.wait() => {}
+        }
+    }
+}
+
+fn host_of(release: &Release) -> Option<String> {
+    release
+        .spec
+        .objects
+        .iter()
+        .find_map(|it| it["spec"]["hostnames"][0].as_str())
+        .map(str::to_owned)
+}
+
+fn short(sha: &str) -> &str {
+    sha.get(..12).unwrap_or(sha)
+}
+
+pub fn short_digest(digest: &str) -> &str {
+    digest.get(..19).unwrap_or(digest)
+}

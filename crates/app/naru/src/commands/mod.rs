@@ -1,0 +1,17 @@
+//! The commands, a file each.
+
+pub mod check;
+pub mod connect;
+pub mod demo;
+pub mod destroy;
+pub mod dora;
+pub mod exec;
+pub mod hook;
+pub mod job;
+pub mod load;
+pub mod logs;
+pub mod rollback;
+pub mod secret;
+pub mod status;
+pub mod top;
+pub mod trace;

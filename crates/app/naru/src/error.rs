@@ -1,0 +1,64 @@
+//! What a command says when it fails: what, why, and what to type next.
+
+/// An error with a hint for the person who reads it.
+#[derive(Debug)]
+pub struct Error {
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), causes: Vec::new(), hint: None }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A broken promise of our own code.
+    pub fn bug(message: &str) -> Self {
+        Self::new(format!("{message} (this is a bug in Naru)"))
+    }
+
+    pub fn print(&self) {
+        eprintln!("error: {}", self.message);
+        for cause in &self.causes {
+            eprintln!("  because: {cause}");
+        }
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Error {
+    fn from(error: E) -> Self {
+        let mut causes = Vec::new();
+        let mut source = error.source();
+        while let Some(it) = source {
+            causes.push(it.to_string());
+            source = it.source();
+        }
+        Self { message: error.to_string(), causes, hint: None }
+    }
+}
+
+/// Says what was being done when it failed.
+pub trait Context<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for Result<T, E> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|it| {
+            let mut error = it.into();
+            error.causes.insert(0, std::mem::replace(&mut error.message, what()));
+            error
+        })
+    }
+}

@@ -1,0 +1,372 @@
+//! `naru serve`: every wing started and wired, in the order in which they need each other.
+//!
+//! What is held here is handles; everything that must not be lost is in the data directory.
+
+mod http;
+
+use crate::adapters::{Images, Streams};
+use crate::cli::{Global, ServeArgs};
+use crate::connection::{self, Endpoints};
+use crate::error::{Context, Error, Result};
+use kube_api::Api;
+use naru_builder::{Builder, ControllerConfig};
+use naru_client::Client;
+use naru_gateway::Gateway;
+use naru_git::Tokens;
+use naru_image::{HostImageConfig, ImageStore};
+use naru_node::Node;
+use naru_objects::{NAMESPACE, crds, kinds};
+use naru_registry::Registry;
+use naru_source::Source;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Labels that `runs-on` may name without configuration; all mean the host image.
+pub const DEFAULT_RUNNERS: &[&str] =
+    &["ubuntu-latest", "ubuntu-24.04", "ubuntu-22.04", "self-hosted", "linux", "x64"];
+
+/// Builds side by side: they share the machine with the apps.
+const BUILDS_PARALLEL: usize = 2;
+
+pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
+    let data_dir = &global.data_dir;
+    std::fs::create_dir_all(data_dir).context(|| format!("cannot use {}", data_dir.display()))?;
+    let data_dir = &data_dir.canonicalize()?;
+    let _lock = lock(data_dir)?;
+    let shutdown = CancellationToken::new();
+    let tokens = Tokens::new(
+        secret_text(&connection::push_token_path(data_dir))?,
+        secret_text(&data_dir.join("run-key"))?.into_bytes(),
+    );
+
+    // The API, in-process first: nothing below knows that there is no network between.
+    let api = Api::open(kube_api::Config::new(data_dir.join("api"), env!("CARGO_PKG_VERSION")))?;
+    api.prepare().await?;
+    let client = in_process_client(&api);
+    install_kinds(&client).await?;
+    let controllers = kube_controllers::start(api.store(), shutdown.clone());
+
+    // Images, then the node that runs them.
+    let images = ImageStore::open(image_config(data_dir, args)?)?;
+    let exe = std::env::current_exe().context(|| "cannot find our own program".into())?;
+    let node_config = NodeSettings { bridge: args.bridge.clone(), subnet: args.subnet.clone() };
+    node_config.save(data_dir)?;
+    let node_config = node_config.to_config(data_dir, exe.clone())?;
+    let node = Node::start(node_config, client.clone(), Arc::new(Images(images.clone()))).await;
+    let node = node.context(|| "the node cannot start".into())?;
+    api.set_streams(Arc::new(Streams(node.clone())));
+
+    // What listens. Pods reach git under the bridge's address.
+    let listener = listen(args.listen).await?;
+    let http_address = listener.local_addr()?;
+    let for_pods = SocketAddr::new(IpAddr::V4(node.bridge_address()), http_address.port());
+    let pod_listener = if args.listen.ip().is_unspecified() { None } else { Some(listen(for_pods).await?) };
+    let api_listener = listen(args.api).await?;
+    let api_address = api_listener.local_addr()?;
+    let gateway_listener = listen(args.gateway).await?;
+    let gateway_address = gateway_listener.local_addr()?;
+
+    let gateway = Gateway::start(
+        naru_gateway::Config { backend_header: args.backend_header, ..naru_gateway::Config::default() },
+        gateway_listener,
+        client.clone(),
+        shutdown.clone(),
+    );
+    let kubeconfig = api.write_kubeconfig(&format!("https://{api_address}"))?;
+    let endpoints = Endpoints {
+        pid: std::process::id(),
+        api: format!("https://{api_address}"),
+        http: format!("http://{}", reachable(http_address)),
+        gateway: format!("http://{}", reachable(gateway_address)),
+        kubeconfig,
+    };
+    write_private(&connection::endpoints_path(data_dir), &serde_json::to_string(&endpoints)?)?;
+
+    let git = naru_git::Config {
+        root: data_dir.join("git"),
+        tokens: tokens.clone(),
+        hook_command: vec![exe.display().to_string(), "__post-receive".into()],
+        hook_env: vec![("NARU_DATA_DIR".into(), data_dir.display().to_string())],
+    };
+    let router = http::router(http::Parts {
+        git: git.clone(),
+        registry: Registry::new(images.clone(), secret_text(&connection::push_token_path(data_dir))?),
+        gateway: gateway.clone(),
+        node: node.clone(),
+    });
+    let mut servers = vec![tokio::spawn(http::serve(listener, router.clone(), shutdown.clone()))];
+    if let Some(listener) = pod_listener {
+        servers.push(tokio::spawn(http::serve(listener, router, shutdown.clone())));
+    }
+    servers.push({
+        let (api, shutdown) = (api.clone(), shutdown.clone());
+        tokio::spawn(async move { api.serve(api_listener, shutdown).await })
+    });
+
+    // The stages of the loop. Each holds a client and its own few settings, and nothing of the others.
+    let source = Source::new(format!("http://127.0.0.1:{}/git", http_address.port()), tokens.for_reading_all());
+    let mut stages = vec![naru_builder::start(
+        Builder::new(images, client.clone(), naru_builder::Config::new(data_dir.join("builds"), NAMESPACE))?,
+        client.clone(),
+        ControllerConfig {
+            namespace: NAMESPACE.into(),
+            source: source.clone(),
+            log_dir: data_dir.join("builds/logs"),
+            parallel: BUILDS_PARALLEL,
+        },
+        shutdown.clone(),
+    )];
+    stages.push(naru_runner::start(client.clone(), naru_runner::Config {
+        namespace: NAMESPACE.into(),
+        source: source.clone(),
+        pod_git_url: format!("http://{for_pods}/git"),
+        run_token: Arc::new(move |it| tokens.for_reading(it)),
+        runners: runners(args)?,
+        runner_exe: exe,
+    }));
+    stages.extend(naru_rollout::start(client.clone(), naru_rollout::Config { namespace: NAMESPACE.into(), source }));
+    let (_samples, scrapers) = naru_series::start(client.clone(), naru_series::Config {
+        namespace: NAMESPACE.into(),
+        targets: vec![format!("http://127.0.0.1:{}/metrics", http_address.port())],
+    });
+    stages.extend(scrapers);
+
+    // Pushes that were acknowledged when we were killed, but had no run yet.
+    naru_git::record_all(&client, &git.root, NAMESPACE).await?;
+
+    tracing::info!(api = %endpoints.api, http = %endpoints.http, gateway = %endpoints.gateway, "naru serves");
+    if args.print_endpoints {
+        let mut out = std::io::stdout();
+        writeln!(out, "{}", serde_json::to_string(&endpoints)?)?;
+        out.flush()?;
+    }
+    wait_for_signal().await?;
+    tracing::info!("stopping; containers go on");
+    shutdown.cancel();
+    for stage in &stages {
+        stage.abort();
+    }
+    node.drain().await;
+    for server in servers {
+        let _ = server.await;
+    }
+    let _ = controllers.await;
+    api.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stops and removes every container, mount, link and cgroup of the daemon with this data directory.
+pub async fn destroy(data_dir: &Path) -> Result<()> {
+    if !data_dir.exists() {
+        return Ok(());
+    }
+    let data_dir = data_dir.canonicalize()?;
+    let _lock = lock(&data_dir)?;
+    let settings = NodeSettings::load(&data_dir)?;
+    let config = settings.to_config(&data_dir, std::env::current_exe()?)?;
+    naru_node::destroy(config).await.context(|| "not everything could be removed".into())
+}
+
+/// What of the node's settings must be known to remove what it made.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct NodeSettings {
+    bridge: String,
+    subnet: String,
+}
+
+impl NodeSettings {
+    fn path(data_dir: &Path) -> PathBuf {
+        data_dir.join("node-settings.json")
+    }
+
+    fn save(&self, data_dir: &Path) -> Result<()> {
+        write_private(&Self::path(data_dir), &serde_json::to_string(self)?)
+    }
+
+    fn load(data_dir: &Path) -> Result<Self> {
+        let path = Self::path(data_dir);
+        let text = std::fs::read_to_string(&path).map_err(|it| {
+            Error::new(format!("{} is no data directory of naru: {it}", data_dir.display()))
+                .hint("say where the daemon's data is with --data-dir")
+        })?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    fn to_config(&self, data_dir: &Path, exe: PathBuf) -> Result<naru_node::Config> {
+        let subnet = self.subnet.parse().map_err(|_| {
+            Error::new(format!("`{}` is not a subnet", self.subnet)).hint("write it like 10.88.0.0/16")
+        })?;
+        let run_dir = PathBuf::from("/run/naru").join(short_hash(data_dir));
+        Ok(naru_node::Config {
+            bridge: self.bridge.clone(),
+            subnet,
+            exe,
+            ..naru_node::Config::new(&hostname(), data_dir.join("node"), run_dir)
+        })
+    }
+}
+
+/// A short name for a path: socket paths have little room (108 bytes).
+fn short_hash(path: &Path) -> String {
+    use std::hash::{Hash, Hasher};
+    // FNV-1a by the standard hasher's interface would change between Rust versions; this one is ours.
+    struct Fnv(u64);
+    impl Hasher for Fnv {
+        fn finish(&self) -> u64 {
+            self.0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            for byte in bytes {
+                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+    }
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    path.hash(&mut hasher);
+    format!("{:08x}", hasher.finish() >> 32)
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    naru_objects::dns_label(&name, 63)
+}
+
+/// The API's router as the transport of a Kubernetes client: no socket, no TLS.
+fn in_process_client(api: &Api) -> Client {
+    let router = api.router();
+    let service = tower::service_fn(move |request: ::http::Request<kube::client::Body>| {
+        let router = router.clone();
+        async move {
+            use tower::ServiceExt;
+            router.oneshot(request.map(axum::body::Body::new)).await
+        }
+    });
+    Client::new(kube::Client::new(service, NAMESPACE))
+}
+
+/// Our kinds, and the Gateway that routes are attached to.
+async fn install_kinds(client: &Client) -> Result<()> {
+    for crd in crds::all() {
+        client.apply(&kinds::CRD, &crd, "naru").await?;
+    }
+    let gateway = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": "naru", "namespace": NAMESPACE},
+        "spec": {"gatewayClassName": "naru",
+                 "listeners": [{"name": "http", "protocol": "HTTP", "port": 80}]},
+    });
+    client.apply(&kinds::GATEWAY, &gateway, "naru").await?;
+    Ok(())
+}
+
+fn image_config(data_dir: &Path, args: &ServeArgs) -> Result<naru_image::Config> {
+    let mut aliases = Vec::new();
+    for pair in &args.image {
+        let (name, target) = split(pair, "--image rust:1=host")?;
+        aliases.push((name, target));
+    }
+    Ok(naru_image::Config {
+        dir: data_dir.join("images"),
+        host: HostImageConfig {
+            data_dir: data_dir.to_owned(),
+            home: std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(|| "/root".into()),
+            path: std::env::var("PATH").unwrap_or_default(),
+            ..HostImageConfig::default()
+        },
+        aliases,
+        insecure_registries: args.insecure_registry.clone(),
+        ..naru_image::Config::default()
+    })
+}
+
+fn runners(args: &ServeArgs) -> Result<BTreeMap<String, String>> {
+    let mut runners: BTreeMap<String, String> =
+        DEFAULT_RUNNERS.iter().map(|it| ((*it).to_owned(), naru_image::HOST_IMAGE.to_owned())).collect();
+    for pair in &args.runner {
+        let (label, image) = split(pair, "--runner gpu=registry.example.com/gpu:1")?;
+        runners.insert(label, image);
+    }
+    let host: Vec<&str> =
+        runners.iter().filter(|(_, it)| *it == naru_image::HOST_IMAGE).map(|(label, _)| label.as_str()).collect();
+    // A choice that people should know of.
+    tracing::info!(labels = host.join(", "), "these runners use this machine's own tools (the host image)");
+    Ok(runners)
+}
+
+fn split(pair: &str, example: &str) -> Result<(String, String)> {
+    pair.split_once('=')
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .ok_or_else(|| Error::new(format!("`{pair}` has no `=`")).hint(format!("write it like `{example}`")))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    // A successor of a killed daemon may find the address in use for a moment only by another program.
+    TcpListener::bind(address).await.map_err(|it| {
+        Error::new(format!("cannot listen on {address}: {it}"))
+            .hint("stop what uses the port, or choose another with --listen, --api or --gateway")
+    })
+}
+
+/// An address that a client on this machine can connect to.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() { SocketAddr::new(IpAddr::from([127, 0, 0, 1]), address.port()) } else { address }
+}
+
+/// One daemon per data directory. The lock goes with the process, however it ends.
+fn lock(data_dir: &Path) -> Result<nix::fcntl::Flock<std::fs::File>> {
+    let path = data_dir.join("naru.lock");
+    let file = std::fs::File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
+    match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            lock.set_len(0)?;
+            write!(&mut *lock, "{}", std::process::id())?;
+            Ok(lock)
+        }
+        Err(_) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default();
+            Err(Error::new(format!("a naru with pid {pid} uses {} already", data_dir.display()))
+                .hint("stop it first, or use another directory with --data-dir"))
+        }
+    }
+}
+
+/// A random secret, made at the first start; mode 0600.
+fn secret_text(path: &Path) -> Result<String> {
+    if let Ok(text) = std::fs::read_to_string(path) {
+        return Ok(text.trim().to_owned());
+    }
+    let bytes: [u8; 24] = rand::random();
+    let text: String = bytes.iter().map(|it| format!("{it:02x}")).collect();
+    write_private(path, &text)?;
+    Ok(text)
+}
+
+/// A file that only we can read, complete or not there.
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let temporary = path.with_extension("new");
+    let mut file =
+        std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    Ok(())
+}
+
+async fn wait_for_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

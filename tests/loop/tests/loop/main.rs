@@ -1,0 +1,11 @@
+//! The loop on the real thing: the `naru` binary with real git, kubectl, skopeo, curl and containers.
+//!
+//! Every test starts a daemon of its own (own ports, bridge, data directory) and destroys it. They need
+//! root, and `cargo build -p naru` before them: `make test` does both.
+
+mod bad_input;
+mod demo;
+mod faults;
+mod harness;
+mod kubernetes;
+mod loop_parts;
