@@ -20,7 +20,9 @@ impl ImageService for Images {
         };
         let found = self.0.ensure(image, pull).await.map_err(|error| match error {
             naru_image::Error::Name(_) => ImageError::InvalidName { image: image.to_owned() },
-            it if it.is_not_found() && policy == PullPolicy::Never => ImageError::NeverPull { image: image.to_owned() },
+            it if it.is_not_found() && policy == PullPolicy::Never => {
+                ImageError::NeverPull { image: image.to_owned() }
+            }
             it => ImageError::Pull { image: image.to_owned(), message: chain(&it) },
         })?;
         let run = found.config.config;

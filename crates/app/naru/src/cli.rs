@@ -145,7 +145,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     let is_daemon = matches!(command, Command::Serve(_));
     start_log(&global.log, is_daemon);
     // Two workers: the daemon waits far more than it computes, and each further thread costs memory.
-    let workers = if is_daemon { std::thread::available_parallelism().map_or(2, |it| it.get().clamp(2, 4)) } else { 1 };
+    let workers =
+        if is_daemon { std::thread::available_parallelism().map_or(2, |it| it.get().clamp(2, 4)) } else { 1 };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let code = runtime.block_on(async {
         match command {
@@ -155,7 +156,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Exec(args) => commands::exec::run(&global, &args).await,
             Command::Rollback { app, to } => commands::rollback::run(&global, &app, to.as_deref()).await,
             Command::Trace { change } => commands::trace::run(&global, &change).await,
-            Command::Dora { app, days, json } => commands::dora::run(&global, app.as_deref(), days, json).await,
+            Command::Dora { app, days, json } => {
+                commands::dora::run(&global, app.as_deref(), days, json).await
+            }
             Command::Top => commands::top::run(&global).await,
             Command::Secret { repository, name } => commands::secret::run(&global, &repository, &name).await,
             Command::Kubeconfig { path } => commands::connect::kubeconfig(&global, path),

@@ -111,7 +111,8 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     });
 
     // The stages of the loop. Each holds a client and its own few settings, and nothing of the others.
-    let source = Source::new(format!("http://127.0.0.1:{}/git", http_address.port()), tokens.for_reading_all());
+    let source =
+        Source::new(format!("http://127.0.0.1:{}/git", http_address.port()), tokens.for_reading_all());
     let mut stages = vec![naru_builder::start(
         Builder::new(images, client.clone(), naru_builder::Config::new(data_dir.join("builds"), NAMESPACE))?,
         client.clone(),
@@ -123,19 +124,28 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         },
         shutdown.clone(),
     )];
-    stages.push(naru_runner::start(client.clone(), naru_runner::Config {
-        namespace: NAMESPACE.into(),
-        source: source.clone(),
-        pod_git_url: format!("http://{for_pods}/git"),
-        run_token: Arc::new(move |it| tokens.for_reading(it)),
-        runners: runners(args)?,
-        runner_exe: exe,
-    }));
-    stages.extend(naru_rollout::start(client.clone(), naru_rollout::Config { namespace: NAMESPACE.into(), source }));
-    let (_samples, scrapers) = naru_series::start(client.clone(), naru_series::Config {
-        namespace: NAMESPACE.into(),
-        targets: vec![format!("http://127.0.0.1:{}/metrics", http_address.port())],
-    });
+    stages.push(naru_runner::start(
+        client.clone(),
+        naru_runner::Config {
+            namespace: NAMESPACE.into(),
+            source: source.clone(),
+            pod_git_url: format!("http://{for_pods}/git"),
+            run_token: Arc::new(move |it| tokens.for_reading(it)),
+            runners: runners(args)?,
+            runner_exe: exe,
+        },
+    ));
+    stages.extend(naru_rollout::start(
+        client.clone(),
+        naru_rollout::Config { namespace: NAMESPACE.into(), source },
+    ));
+    let (_samples, scrapers) = naru_series::start(
+        client.clone(),
+        naru_series::Config {
+            namespace: NAMESPACE.into(),
+            targets: vec![format!("http://127.0.0.1:{}/metrics", http_address.port())],
+        },
+    );
     stages.extend(scrapers);
 
     // Pushes that were acknowledged when we were killed, but had no run yet.
@@ -291,10 +301,14 @@ fn runners(args: &ServeArgs) -> Result<BTreeMap<String, String>> {
         DEFAULT_RUNNERS.iter().map(|it| ((*it).to_owned(), naru_image::HOST_IMAGE.to_owned())).collect();
     for pair in &args.runner {
         let (label, image) = split(pair, "--runner gpu=registry.example.com/gpu:1")?;
+        let image = if image == "host" { naru_image::HOST_IMAGE.to_owned() } else { image };
         runners.insert(label, image);
     }
-    let host: Vec<&str> =
-        runners.iter().filter(|(_, it)| *it == naru_image::HOST_IMAGE).map(|(label, _)| label.as_str()).collect();
+    let host: Vec<&str> = runners
+        .iter()
+        .filter(|(_, it)| *it == naru_image::HOST_IMAGE)
+        .map(|(label, _)| label.as_str())
+        .collect();
     // A choice that people should know of.
     tracing::info!(labels = host.join(", "), "these runners use this machine's own tools (the host image)");
     Ok(runners)
@@ -316,7 +330,11 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
 
 /// An address that a client on this machine can connect to.
 fn reachable(address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() { SocketAddr::new(IpAddr::from([127, 0, 0, 1]), address.port()) } else { address }
+    if address.ip().is_unspecified() {
+        SocketAddr::new(IpAddr::from([127, 0, 0, 1]), address.port())
+    } else {
+        address
+    }
 }
 
 /// One daemon per data directory. The lock goes with the process, however it ends.

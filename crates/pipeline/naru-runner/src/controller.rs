@@ -27,6 +27,9 @@ const RUNS_KEPT: usize = 30;
 /// How often a status that changes all the time is written at most.
 const STATUS_EVERY: Duration = Duration::from_millis(150);
 
+/// Deadlines are looked at this often when nothing else happens.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// Where in the pod things are.
 const JOB_FILE_DIR: &str = "/naru/job";
 const RUNNER_PATH: &str = "/naru/bin/naru";
@@ -257,6 +260,7 @@ impl Driver {
                 }
                 () = pods.wait() => {}
                 () = tokio::time::sleep(STATUS_EVERY), if !wait.is_zero() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
         let of = |phase| self.status.jobs.iter().filter(|it| it.phase == phase).count();
@@ -492,6 +496,24 @@ impl Driver {
                 job.finished_at = now();
             } else if let Some(reason) = container["state"]["waiting"]["message"].as_str() {
                 reason.clone_into(&mut job.message);
+                let since =
+                    job.started_at.parse::<jiff::Timestamp>().unwrap_or_else(|_| jiff::Timestamp::now());
+                let hopeless = matches!(
+                    container["state"]["waiting"]["reason"].as_str(),
+                    Some(
+                        "InvalidImageName"
+                            | "ErrImageNeverPull"
+                            | "CreateContainerConfigError"
+                            | "Unsupported"
+                    )
+                );
+                if hopeless || jiff::Timestamp::now().duration_since(since) > JOB_STARTS_WITHIN {
+                    job.phase = JobPhase::Failed;
+                    job.finished_at = now();
+                    let (client, namespace, pod) =
+                        (self.client.clone(), self.config.namespace.clone(), job.pod.clone());
+                    tokio::spawn(async move { client.delete(&kinds::POD, &namespace, &pod, None).await });
+                }
             }
             return;
         }
@@ -571,6 +593,9 @@ impl Driver {
             .map(|_| ())
     }
 }
+
+/// A job whose image cannot be had by then has failed: a registry that is down for longer is no hiccup.
+const JOB_STARTS_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 
 /// Memory that one job may use: enough for a Rust build, and the machine survives a leak.
 const JOB_MEMORY: &str = "4Gi";

@@ -489,7 +489,9 @@ impl JobRun<'_> {
                 if args[0] != "fetch" || attempt == FETCH_ATTEMPTS_MAX || self.cancelled {
                     return end;
                 }
-                self.say(&format!("the server did not answer, trying again ({attempt} of {FETCH_ATTEMPTS_MAX})"));
+                self.say(&format!(
+                    "the server did not answer, trying again ({attempt} of {FETCH_ATTEMPTS_MAX})"
+                ));
                 tokio::time::sleep(FETCH_PAUSE * attempt).await;
                 attempt += 1;
             }

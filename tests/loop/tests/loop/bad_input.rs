@@ -60,7 +60,10 @@ fn an_image_that_does_not_start_fails_its_release_and_the_old_version_serves_on(
     let daemon = Daemon::start();
     let page = Repository::page(&daemon);
     page.push();
-    page.write("Dockerfile", &DOCKERFILE.replace("[\"/bin/busybox\", \"httpd\"", "[\"/bin/nothing\", \"httpd\""));
+    page.write(
+        "Dockerfile",
+        &DOCKERFILE.replace("[\"/bin/busybox\", \"httpd\"", "[\"/bin/nothing\", \"httpd\""),
+    );
     page.commit("starts nothing");
     let shown = page.push();
     assert!(shown.contains("page-r2: Failed"), "{shown}");
@@ -99,7 +102,12 @@ fn two_pushes_at_once_both_become_runs_and_one_of_them_wins_the_branch() {
     page.git(&["branch", "b"]);
     let mut children: Vec<_> = ["a", "b"]
         .iter()
-        .map(|it| page.command(&["push", "--quiet", "naru", it]).stderr(std::process::Stdio::null()).spawn().unwrap())
+        .map(|it| {
+            page.command(&["push", "--quiet", "naru", it])
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap()
+        })
         .collect();
     for child in &mut children {
         assert!(child.wait().unwrap().success());
@@ -117,7 +125,15 @@ fn two_pushes_at_once_both_become_runs_and_one_of_them_wins_the_branch() {
 #[test]
 fn a_second_daemon_on_the_same_data_is_refused_with_the_first_ones_pid() {
     let daemon = Daemon::start();
-    let output = daemon.naru(&["serve", "--listen", "127.0.0.1:0", "--api", "127.0.0.1:0", "--gateway", "127.0.0.1:0"]);
+    let output = daemon.naru(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--api",
+        "127.0.0.1:0",
+        "--gateway",
+        "127.0.0.1:0",
+    ]);
     assert!(!output.status.success());
     let pid = daemon.endpoints["pid"].to_string();
     assert!(text(&output).contains(&format!("a naru with pid {pid} uses")), "{}", text(&output));

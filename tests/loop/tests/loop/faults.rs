@@ -20,7 +20,8 @@ fn random(seed: u64) -> u64 {
 }
 
 fn revision(daemon: &Daemon) -> u64 {
-    let list: Value = serde_json::from_slice(&daemon.kubectl(&["get", "--raw", "/api/v1/namespaces"]).stdout).unwrap();
+    let list: Value =
+        serde_json::from_slice(&daemon.kubectl(&["get", "--raw", "/api/v1/namespaces"]).stdout).unwrap();
     list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
 }
 
@@ -50,7 +51,9 @@ fn kill_dash_nine_at_any_moment_loses_nothing_that_was_acknowledged() {
         page.push();
         let head = page.head();
         let release = daemon.wait_for(&format!("the release of seed {seed}"), "releases", |all| {
-            all.iter().find(|it| it["spec"]["sha"] == head.as_str() && it["status"]["phase"] == "Promoted").cloned()
+            all.iter()
+                .find(|it| it["spec"]["sha"] == head.as_str() && it["status"]["phase"] == "Promoted")
+                .cloned()
         });
         let body = daemon.curl("page.test", "/index.html");
         assert_eq!(body, (200, format!("version seed {seed}\n")), "seed {seed}");
@@ -70,8 +73,11 @@ fn kill_dash_nine_at_any_moment_loses_nothing_that_was_acknowledged() {
             (ready.len() == 1 && ours).then_some(())
         });
     }
-    let interrupted: Vec<Value> =
-        daemon.get("runs").into_iter().filter(|it| !matches!(it["status"]["phase"].as_str(), Some("Succeeded"))).collect();
+    let interrupted: Vec<Value> = daemon
+        .get("runs")
+        .into_iter()
+        .filter(|it| !matches!(it["status"]["phase"].as_str(), Some("Succeeded")))
+        .collect();
     // A run may have been interrupted, and then it says so; it must not have failed for another reason.
     for run in interrupted {
         assert_eq!(run["status"]["phase"], "Interrupted", "{run:#?}");
@@ -97,8 +103,11 @@ fn containers_outlive_the_daemon_and_a_clean_stop_is_quick() {
     daemon.start_again();
     assert_eq!(daemon.curl("page.test", "/index.html").0, 200);
     assert_eq!(containers(&daemon), before);
-    let restarts = &daemon.get("pods").into_iter().find(|it| it["metadata"]["labels"]["naru.dev/service"] == "web").unwrap()
-        ["status"]["containerStatuses"][0]["restartCount"];
+    let restarts = &daemon
+        .get("pods")
+        .into_iter()
+        .find(|it| it["metadata"]["labels"]["naru.dev/service"] == "web")
+        .unwrap()["status"]["containerStatuses"][0]["restartCount"];
     assert_eq!(*restarts, 0);
     daemon.destroy();
 }
@@ -155,6 +164,9 @@ fn what_was_left_by_a_killed_daemon_is_removed_by_destroy() {
     let page = Repository::page(&daemon);
     page.push();
     daemon.kill();
-    assert!(!leftovers("no-such-bridge", &daemon.dir.path().display().to_string()).is_empty(), "containers go on");
+    assert!(
+        !leftovers("no-such-bridge", &daemon.dir.path().display().to_string()).is_empty(),
+        "containers go on"
+    );
     daemon.destroy();
 }

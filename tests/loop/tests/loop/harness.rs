@@ -47,15 +47,23 @@ impl Daemon {
         let bridge = format!("nt{unique}");
         let [http, api, gateway] = free_ports();
         let mut args: Vec<String> = [
-            "--data-dir", &dir.path().join("data").display().to_string(),
-            "--log", "info",
+            "--data-dir",
+            &dir.path().join("data").display().to_string(),
+            "--log",
+            "info",
             "serve",
-            "--listen", &format!("127.0.0.1:{http}"),
-            "--api", &format!("127.0.0.1:{api}"),
-            "--gateway", &format!("127.0.0.1:{gateway}"),
-            "--bridge", &bridge,
-            "--subnet", &format!("10.{}.{}.0/24", 100 + unique / 256, unique % 256),
-            "--image", "rust:1=host",
+            "--listen",
+            &format!("127.0.0.1:{http}"),
+            "--api",
+            &format!("127.0.0.1:{api}"),
+            "--gateway",
+            &format!("127.0.0.1:{gateway}"),
+            "--bridge",
+            &bridge,
+            "--subnet",
+            &format!("10.{}.{}.0/24", 100 + unique / 256, unique % 256),
+            "--image",
+            "rust:1=host",
             "--backend-header",
             "--print-endpoints",
         ]
@@ -201,7 +209,17 @@ impl Daemon {
     /// One request through the gateway with curl: status and body.
     pub fn curl(&self, host: &str, path: &str) -> (u16, String) {
         let output = Command::new("curl")
-            .args(["-s", "--noproxy", "*", "-m", "10", "-w", "\n%{http_code}", "-H", &format!("Host: {host}")])
+            .args([
+                "-s",
+                "--noproxy",
+                "*",
+                "-m",
+                "10",
+                "-w",
+                "\n%{http_code}",
+                "-H",
+                &format!("Host: {host}"),
+            ])
             .arg(format!("{}{path}", self.endpoints["gateway"].as_str().unwrap()))
             .output()
             .unwrap();
@@ -248,12 +266,16 @@ fn free_ports() -> [u16; 3] {
 pub fn leftovers(bridge: &str, dir: &str) -> Vec<String> {
     let mut left = Vec::new();
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    left.extend(mounts.lines().filter(|it| it.contains(&format!("{dir}/data"))).map(|it| format!("mount {it}")));
+    left.extend(
+        mounts.lines().filter(|it| it.contains(&format!("{dir}/data"))).map(|it| format!("mount {it}")),
+    );
     let links = Command::new("ip").args(["-o", "link"]).output().unwrap();
     left.extend(text(&links).lines().filter(|it| it.contains(bridge)).map(|it| format!("link {it}")));
     let tables = Command::new("nft").args(["list", "tables"]).output();
     if let Ok(tables) = tables {
-        left.extend(text(&tables).lines().filter(|it| it.ends_with(&format!("_{bridge}"))).map(str::to_owned));
+        left.extend(
+            text(&tables).lines().filter(|it| it.ends_with(&format!("_{bridge}"))).map(str::to_owned),
+        );
     }
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -324,7 +346,17 @@ impl Repository {
 
     pub fn commit(&self, message: &str) {
         self.git(&["add", "--all"]);
-        self.git(&["-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "--quiet", "--allow-empty", "-m", message]);
+        self.git(&[
+            "-c",
+            "user.name=T",
+            "-c",
+            "user.email=t@example.org",
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "-m",
+            message,
+        ]);
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -338,9 +370,12 @@ impl Repository {
         assert!(output.status.success(), "git {args:?}: {}", text(&output));
     }
 
-    /// Pushes main and returns what the terminal showed.
+    /// Pushes main and returns what the terminal showed. A push that never ends fails the test with what
+    /// it showed until then.
     pub fn push(&self) -> String {
-        let output = self.command(&["push", "naru", "main"]).output().unwrap();
+        let mut command = Command::new("timeout");
+        command.args([&PATIENCE.as_secs().to_string(), "git", "push", "naru", "main"]);
+        let output = command.current_dir(self.dir.path()).env("GIT_TERMINAL_PROMPT", "0").output().unwrap();
         let shown = text(&output);
         assert!(output.status.success(), "git push: {shown}");
         shown

@@ -8,7 +8,13 @@ fn kubectl_shows_the_same_story_and_can_take_it_apart() {
     let page = Repository::page(&daemon);
     page.push();
     let all = text(&daemon.kubectl(&["get", "runs,images,releases,deployments,pods", "-A"]));
-    for line in ["run.naru.dev/page-main-1", "image.naru.dev/page-main-1-web", "release.naru.dev/page-r1", "deployment.apps/page-web-r1", "Running"] {
+    for line in [
+        "run.naru.dev/page-main-1",
+        "image.naru.dev/page-main-1-web",
+        "release.naru.dev/page-r1",
+        "deployment.apps/page-web-r1",
+        "Running",
+    ] {
         assert!(all.contains(line), "`{line}` is missing in\n{all}");
     }
     let described = text(&daemon.kubectl(&["describe", "deployment", "page-web-r1"]));
@@ -17,7 +23,14 @@ fn kubectl_shows_the_same_story_and_can_take_it_apart() {
     assert!(described.contains("Started"), "events are missing in\n{described}");
     let logs = text(&daemon.kubectl(&["logs", "page-main-1-test"]));
     assert!(logs.contains("the workspace is at"), "{logs}");
-    let out = text(&daemon.kubectl(&["exec", "deploy/page-web-r1", "--", "/bin/busybox", "cat", "/www/index.html"]));
+    let out = text(&daemon.kubectl(&[
+        "exec",
+        "deploy/page-web-r1",
+        "--",
+        "/bin/busybox",
+        "cat",
+        "/www/index.html",
+    ]));
     assert_eq!(out, "version 1\n");
 
     // What is deleted comes back, because it is declared.
@@ -35,7 +48,9 @@ fn kubectl_shows_the_same_story_and_can_take_it_apart() {
         all.iter()
             .any(|it| {
                 let name = it["metadata"]["name"].as_str().unwrap();
-                name.starts_with("page-web-r1") && name != pod && it["status"]["containerStatuses"][0]["ready"] == true
+                name.starts_with("page-web-r1")
+                    && name != pod
+                    && it["status"]["containerStatuses"][0]["ready"] == true
             })
             .then_some(())
     });
@@ -112,9 +127,7 @@ spec:
     let output = daemon.kubectl_with_input(&["delete", "-f", "-", "--wait=false"], &manifest);
     assert!(output.status.success(), "{}", text(&output));
     daemon.wait_for("everything to be gone", "pods", |all| {
-        all.iter()
-            .all(|it| !it["metadata"]["name"].as_str().unwrap().starts_with("hello"))
-            .then_some(())
+        all.iter().all(|it| !it["metadata"]["name"].as_str().unwrap().starts_with("hello")).then_some(())
     });
     daemon.destroy();
 }
@@ -130,10 +143,18 @@ fn a_container_has_its_limits_and_few_rights() {
     let status = sh("/bin/busybox grep -E 'NoNewPrivs|Seccomp:|CapEff' /proc/1/status");
     assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
     // CAP_SYS_ADMIN (bit 21) is not among what is left.
-    let effective = status.lines().find(|it| it.starts_with("CapEff")).unwrap().split_whitespace().nth(1).unwrap();
+    let effective =
+        status.lines().find(|it| it.starts_with("CapEff")).unwrap().split_whitespace().nth(1).unwrap();
     assert_eq!(u64::from_str_radix(effective, 16).unwrap() & (1 << 21), 0);
-    assert_eq!(sh("/bin/busybox ps | /bin/busybox grep -c httpd").trim(), "2", "own processes only (and the grep)");
-    assert!(sh("/bin/busybox mount -t tmpfs x /mnt 2>&1; true").contains("ermi"), "mounting is not permitted");
+    assert_eq!(
+        sh("/bin/busybox ps | /bin/busybox grep -c httpd").trim(),
+        "3",
+        "its own processes only: the server, this shell and the grep"
+    );
+    assert!(
+        sh("/bin/busybox mount -t tmpfs x /mnt 2>&1; true").contains("ermi"),
+        "mounting is not permitted"
+    );
     assert!(sh("/bin/busybox cat /proc/kcore 2>&1 | /bin/busybox head -c 10; true").trim().len() < 80);
     let killed = sh("/bin/busybox sh -c 'x=a; while true; do x=$x$x; done' 2>&1; echo ended $?");
     assert!(!killed.contains("ended 0"), "the memory limit holds: {killed}");

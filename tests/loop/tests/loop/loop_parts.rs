@@ -109,7 +109,10 @@ jobs:
     let log = text(&daemon.naru(&["logs", "run/page-main-1"]));
     assert!(log.contains("key is ***"), "{log}");
     // Not in the terminal, not in the kept logs, not in an object's status: in the Secret alone.
-    let found = Command::new("grep").args(["-rlF", "hunter22", "."]).current_dir(daemon.data_dir().join("node")).output();
+    let found = Command::new("grep")
+        .args(["-rlF", "hunter22", "."])
+        .current_dir(daemon.data_dir().join("node"))
+        .output();
     assert_eq!(text(&found.unwrap()), "", "the secret is on the disk");
     let objects = text(&daemon.kubectl(&["get", "runs,pods,events", "-A", "-o", "yaml"]));
     assert!(!objects.contains("hunter22"));
@@ -138,17 +141,27 @@ fn a_stock_client_pulls_the_built_image_and_pushes_one_of_its_own() {
     let reference = image["status"]["reference"].as_str().unwrap().replace("naru.local/", "");
     let copy = daemon.dir.path().join("copy");
     let skopeo = |args: &[&str]| {
-        let output = Command::new("skopeo").args(args).output().expect("skopeo is installed by scripts/setup.sh");
+        let output =
+            Command::new("skopeo").args(args).output().expect("skopeo is installed by scripts/setup.sh");
         assert!(output.status.success(), "skopeo {args:?}: {}", text(&output));
         text(&output)
     };
-    skopeo(&["copy", "--src-tls-verify=false", &format!("docker://{registry}/{reference}"), &format!("dir:{}", copy.display())]);
+    skopeo(&[
+        "copy",
+        "--src-tls-verify=false",
+        &format!("docker://{registry}/{reference}"),
+        &format!("dir:{}", copy.display()),
+    ]);
     let manifest = std::fs::read(copy.join("manifest.json")).unwrap();
     assert!(String::from_utf8_lossy(&manifest).contains("layers"));
     let token = daemon.push_token();
     skopeo(&[
-        "copy", "--dest-tls-verify=false", "--dest-creds", &format!("naru:{token}"),
-        &format!("dir:{}", copy.display()), &format!("docker://{registry}/mine/copy:1"),
+        "copy",
+        "--dest-tls-verify=false",
+        "--dest-creds",
+        &format!("naru:{token}"),
+        &format!("dir:{}", copy.display()),
+        &format!("docker://{registry}/mine/copy:1"),
     ]);
     let inspected = skopeo(&["inspect", "--tls-verify=false", &format!("docker://{registry}/mine/copy:1")]);
     assert!(inspected.contains("sha256:"), "{inspected}");
@@ -178,7 +191,10 @@ fn runs_on_labels_and_image_names_can_be_mapped() {
     let dir = tempfile::Builder::new().prefix("naru-test-").tempdir().unwrap();
     let daemon = Daemon::start_in(dir, &["--runner", "tools=host", "--image", "debian:*=host"]);
     let page = Repository::page(&daemon);
-    page.write(".github/workflows/ci.yml", "on: push\njobs:\n  test:\n    runs-on: tools\n    steps: [{run: echo mapped}]\n");
+    page.write(
+        ".github/workflows/ci.yml",
+        "on: push\njobs:\n  test:\n    runs-on: tools\n    steps: [{run: echo mapped}]\n",
+    );
     page.commit("a label of our own");
     assert!(page.push().contains("mapped"));
     assert!(busybox().exists());

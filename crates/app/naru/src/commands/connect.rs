@@ -17,6 +17,9 @@ pub fn kubeconfig(global: &Global, path: bool) -> Result<ExitCode> {
 
 pub fn token(global: &Global) -> Result<ExitCode> {
     let file = connection::push_token_path(&global.data_dir);
-    println!("{}", std::fs::read_to_string(&file).context(|| format!("cannot read {}", file.display()))?.trim());
+    println!(
+        "{}",
+        std::fs::read_to_string(&file).context(|| format!("cannot read {}", file.display()))?.trim()
+    );
     Ok(ExitCode::SUCCESS)
 }

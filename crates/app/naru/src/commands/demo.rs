@@ -83,7 +83,11 @@ pub async fn run(args: &DemoArgs) -> Result<ExitCode> {
         println!("  open  {}/  (Host: {HOST})", daemon.gateway_url(HOST));
         println!("  naru --data-dir {} status", data_dir.display());
         println!("  KUBECONFIG={} kubectl get pods -A", daemon.endpoints.kubeconfig.display());
-        println!("  stop it: kill {} && naru --data-dir {} destroy", daemon.endpoints.pid, data_dir.display());
+        println!(
+            "  stop it: kill {} && naru --data-dir {} destroy",
+            daemon.endpoints.pid,
+            data_dir.display()
+        );
     } else {
         daemon.stop_and_destroy().await?;
         if args.dir.is_some() {
@@ -344,21 +348,38 @@ async fn show_with_kubectl(daemon: &Daemon) {
             println!("\n$ kubectl get runs,images,releases,deployments,pods -A");
             print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         }
-        Err(_) => println!("\n(kubectl is not installed here; with it, `kubectl get runs,releases -A` shows the same)"),
+        Err(_) => println!(
+            "\n(kubectl is not installed here; with it, `kubectl get runs,releases -A` shows the same)"
+        ),
     }
 }
 
 fn render(summary: &Summary) -> String {
     let live: Vec<String> = summary.push_to_live_seconds.iter().map(|it| format!("{it:.1} s")).collect();
     let rows: BTreeMap<u8, (&str, String)> = BTreeMap::from([
-        (1, ("releases", format!("{} ({} promoted, {} rolled back)", summary.releases, summary.promoted, summary.rolled_back))),
+        (
+            1,
+            (
+                "releases",
+                format!(
+                    "{} ({} promoted, {} rolled back)",
+                    summary.releases, summary.promoted, summary.rolled_back
+                ),
+            ),
+        ),
         (2, ("requests", summary.requests.to_string())),
         (3, ("failed outside the canary", summary.failed_outside_canary.to_string())),
         (4, ("failed in the canary", summary.failed_in_canary.to_string())),
         (5, ("push to live", live.join(", "))),
         (6, ("rollback after", format!("{:.1} s", summary.rollback_seconds))),
         (7, ("killed container replaced after", format!("{:.1} s", summary.heal_seconds))),
-        (8, ("containers survived kill -9 of naru", if summary.containers_survived_restart { "yes" } else { "NO" }.into())),
+        (
+            8,
+            (
+                "containers survived kill -9 of naru",
+                if summary.containers_survived_restart { "yes" } else { "NO" }.into(),
+            ),
+        ),
         (9, ("run under way at the kill ended as", summary.run_during_restart.clone())),
         (10, ("requests retried while naru was dead", summary.requests_retried_during_restart.to_string())),
         (11, ("naru answers again after", format!("{:.1} s", summary.restart_seconds))),

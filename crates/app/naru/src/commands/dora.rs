@@ -43,9 +43,15 @@ pub fn render(figures: &Figures) -> String {
     let rows = [
         (
             "Deployment frequency",
-            format!("{} in {:.0} day(s), {:.1} a day", figures.deployments, figures.days, figures.deployments_per_day),
+            format!(
+                "{} in {:.0} day(s), {:.1} a day",
+                figures.deployments, figures.days, figures.deployments_per_day
+            ),
         ),
-        ("Lead time for changes", format!("{} (median, commit to all traffic)", time(figures.lead_time_seconds))),
+        (
+            "Lead time for changes",
+            format!("{} (median, commit to all traffic)", time(figures.lead_time_seconds)),
+        ),
         ("Change failure rate", format!("{rate} ({} failed)", figures.failures)),
         ("Time to restore", format!("{} (median)", time(figures.time_to_restore_seconds))),
     ];

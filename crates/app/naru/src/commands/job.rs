@@ -11,7 +11,8 @@ pub fn maybe_run() -> Option<ExitCode> {
     }
     let path = args.next()?;
     let run = || -> Result<i32, String> {
-        let text = std::fs::read_to_string(&path).map_err(|it| format!("cannot read the job's file: {it}"))?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|it| format!("cannot read the job's file: {it}"))?;
         let file = serde_json::from_str(&text).map_err(|it| format!("the job's file is damaged: {it}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

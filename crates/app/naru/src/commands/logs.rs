@@ -7,7 +7,8 @@ use clap::Args;
 use futures::{AsyncBufReadExt, StreamExt};
 use naru_client::{Cache, Client, LogOptions};
 use naru_objects::{
-    Image, ImagePhase, JobPhase, NAMESPACE, Release, ReleasePhase, Run, RunPhase, VerdictOutcome, kinds, labels,
+    Image, ImagePhase, JobPhase, NAMESPACE, Release, ReleasePhase, Run, RunPhase, VerdictOutcome, kinds,
+    labels,
 };
 use naru_runner::protocol::for_people;
 use std::collections::BTreeSet;
@@ -63,7 +64,10 @@ pub async fn run(global: &Global, args: &LogsArgs) -> Result<ExitCode> {
 
 /// Sends a pod's log line by line, as far as `shown` wants it.
 async fn copy_log(
-    client: Client, pod: String, options: LogOptions, lines: mpsc::Sender<String>,
+    client: Client,
+    pod: String,
+    options: LogOptions,
+    lines: mpsc::Sender<String>,
     shown: impl Fn(&str) -> Option<String> + Send,
 ) {
     let reader = match client.logs(NAMESPACE, &pod, "", &options).await {
@@ -95,7 +99,13 @@ async fn print_run(client: &Client, name: &str) -> Result<ExitCode> {
         println!("=== {} {}", job.name, phase_word(job.phase, &job.message));
         if !job.pod.is_empty() {
             let (lines_in, mut lines) = mpsc::channel(64);
-            tokio::spawn(copy_log(client.clone(), job.pod.clone(), LogOptions::default(), lines_in, for_people));
+            tokio::spawn(copy_log(
+                client.clone(),
+                job.pod.clone(),
+                LogOptions::default(),
+                lines_in,
+                for_people,
+            ));
             while let Some(line) = lines.recv().await {
                 println!("{line}");
             }
@@ -130,7 +140,11 @@ fn phase_word(phase: JobPhase, message: &str) -> String {
 }
 
 /// Prints a change's way from its run to the end of its release. The exit code tells how it went.
-pub async fn follow_change(client: &Client, run_name: &str, out: &mut (dyn FnMut(&str) + Send)) -> Result<ExitCode> {
+pub async fn follow_change(
+    client: &Client,
+    run_name: &str,
+    out: &mut (dyn FnMut(&str) + Send),
+) -> Result<ExitCode> {
     let mut runs = client.cache(&kinds::RUN, Some(NAMESPACE), "");
     let pods = client.cache(&kinds::POD, Some(NAMESPACE), &format!("{}={run_name}", labels::RUN));
     runs.synced().await;
@@ -142,11 +156,18 @@ pub async fn follow_change(client: &Client, run_name: &str, out: &mut (dyn FnMut
     let mut announced = false;
     let run = loop {
         let Some(object) = runs.get(NAMESPACE, run_name) else {
-            return Err(Error::new(format!("there is no run {run_name}")).hint("`kubectl get runs` shows them"));
+            return Err(
+                Error::new(format!("there is no run {run_name}")).hint("`kubectl get runs` shows them")
+            );
         };
         let run: Run = serde_json::from_value((*object).clone())?;
         if !announced {
-            out(&format!("{run_name}: change {} of {} at {}", run.spec.change, run.spec.git_ref, short(&run.spec.sha)));
+            out(&format!(
+                "{run_name}: change {} of {} at {}",
+                run.spec.change,
+                run.spec.git_ref,
+                short(&run.spec.sha)
+            ));
             announced = true;
         }
         if run.status.phase != RunPhase::Pending && told.insert("findings".to_owned()) {
@@ -155,6 +176,12 @@ pub async fn follow_change(client: &Client, run_name: &str, out: &mut (dyn FnMut
             }
         }
         for job in &run.status.jobs {
+            if !job.phase.is_final()
+                && !job.message.is_empty()
+                && told.insert(format!("{} {}", job.key, job.message))
+            {
+                out(&format!("[{}] {}", job.name, job.message));
+            }
             let started = pods.get(NAMESPACE, &job.pod).is_some_and(|it| {
                 it["status"]["containerStatuses"][0]["state"]["waiting"].is_null()
                     && it["status"]["containerStatuses"].is_array()
@@ -162,9 +189,13 @@ pub async fn follow_change(client: &Client, run_name: &str, out: &mut (dyn FnMut
             if started && followed.insert(job.key.clone()) {
                 let name = job.name.clone();
                 let options = LogOptions { follow: true, ..LogOptions::default() };
-                tokio::spawn(copy_log(client.clone(), job.pod.clone(), options, lines_in.clone(), move |line| {
-                    Some(format!("[{name}] {}", for_people(line)?))
-                }));
+                tokio::spawn(copy_log(
+                    client.clone(),
+                    job.pod.clone(),
+                    options,
+                    lines_in.clone(),
+                    move |line| Some(format!("[{name}] {}", for_people(line)?)),
+                ));
             }
         }
         if run.status.phase.is_final() {
@@ -200,7 +231,12 @@ pub async fn follow_change(client: &Client, run_name: &str, out: &mut (dyn FnMut
     follow_release(client, &run, &runs, out).await
 }
 
-async fn follow_release(client: &Client, run: &Run, runs: &Cache, out: &mut (dyn FnMut(&str) + Send)) -> Result<ExitCode> {
+async fn follow_release(
+    client: &Client,
+    run: &Run,
+    runs: &Cache,
+    out: &mut (dyn FnMut(&str) + Send),
+) -> Result<ExitCode> {
     let selector = format!("{}={}", labels::RUN, run.metadata.name);
     let images = client.cache(&kinds::IMAGE, Some(NAMESPACE), &selector);
     let mut releases = client.cache(&kinds::RELEASE, Some(NAMESPACE), &selector);
@@ -278,12 +314,7 @@ async fn follow_release(client: &Client, run: &Run, runs: &Cache, out: &mut (dyn
 }
 
 fn host_of(release: &Release) -> Option<String> {
-    release
-        .spec
-        .objects
-        .iter()
-        .find_map(|it| it["spec"]["hostnames"][0].as_str())
-        .map(str::to_owned)
+    release.spec.objects.iter().find_map(|it| it["spec"]["hostnames"][0].as_str()).map(str::to_owned)
 }
 
 fn short(sha: &str) -> &str {

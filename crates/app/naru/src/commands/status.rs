@@ -22,7 +22,10 @@ pub async fn run(global: &Global) -> Result<ExitCode> {
     }
     if apps.is_empty() {
         println!("Nothing is deployed yet. Push a repository with a naru.yaml:");
-        println!("  git push {}/git/<app>.git main", endpoints.http.replace("http://", "http://naru:$(naru token)@"));
+        println!(
+            "  git push {}/git/<app>.git main",
+            endpoints.http.replace("http://", "http://naru:$(naru token)@")
+        );
     }
     let gateway_port = endpoints.gateway.rsplit(':').next().unwrap_or_default().to_owned();
     for (app, mut releases) in apps {
@@ -36,7 +39,12 @@ pub async fn run(global: &Global) -> Result<ExitCode> {
                 String::new()
             };
             let message = status.message.lines().next().unwrap_or_default();
-            println!("  {:<14} {:<11} {}{weight}  {message}", release.metadata.name, format!("{:?}", status.phase), release.spec.change);
+            println!(
+                "  {:<14} {:<11} {}{weight}  {message}",
+                release.metadata.name,
+                format!("{:?}", status.phase),
+                release.spec.change
+            );
             if status.phase == ReleasePhase::Promoted {
                 for service in &release.spec.services {
                     let ready = deployments
@@ -64,7 +72,13 @@ pub async fn run(global: &Global) -> Result<ExitCode> {
         println!("\nlatest runs");
     }
     for run in runs.iter().take(RUNS_SHOWN) {
-        println!("  {:<20} {:<11} {}  {}", run.metadata.name, format!("{:?}", run.status.phase), run.spec.change, run.spec.message);
+        println!(
+            "  {:<20} {:<11} {}  {}",
+            run.metadata.name,
+            format!("{:?}", run.status.phase),
+            run.spec.change,
+            run.spec.message
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,8 @@ pub async fn run(global: &Global) -> Result<ExitCode> {
     let samples = Samples::default();
     let http = reqwest::Client::builder().no_proxy().build()?;
     let look = async || -> Result<jiff::Timestamp> {
-        let text = http.get(format!("{}/metrics", endpoints.http)).send().await?.error_for_status()?.text().await?;
+        let text =
+            http.get(format!("{}/metrics", endpoints.http)).send().await?.error_for_status()?.text().await?;
         let now = jiff::Timestamp::now();
         samples.push(naru_series::exposition::parse(&text), now);
         Ok(now)
@@ -37,7 +38,12 @@ pub async fn run(global: &Global) -> Result<ExitCode> {
     let all = samples.increase_by("naru_gateway_requests_total", &[], "service", first, second);
     for (service, count) in all {
         let codes = samples.increase_by(
-            "naru_gateway_requests_total", &[("service", service.as_str())], "code", first, second);
+            "naru_gateway_requests_total",
+            &[("service", service.as_str())],
+            "code",
+            first,
+            second,
+        );
         let bad: f64 = codes.iter().filter(|(code, _)| code.starts_with('5')).map(|(_, it)| it).sum();
         println!("{service:<44} {:>10.1} {:>12.1}", count / seconds, bad / seconds);
     }

@@ -153,12 +153,28 @@ fn release_rows(release: &Release, pods: &[serde_json::Value], rows: &mut Vec<Ro
     let created = release.metadata.creation_timestamp.clone().unwrap_or_default();
     // Kubernetes' own creation time has whole seconds; the rollout's first act is finer and right after.
     let rendered = if status.started_at.is_empty() { &created } else { &status.started_at };
-    push(rendered, 4, format!("{} objects rendered and checked", release.spec.objects.len()), &object, "deploy");
+    push(
+        rendered,
+        4,
+        format!("{} objects rendered and checked", release.spec.objects.len()),
+        &object,
+        "deploy",
+    );
     for it in &status.history {
         match it.what.as_str() {
-            "objects applied" => push(&it.at, 5, "objects applied by server-side apply".into(), "Deployment, Service, HTTPRoute", "rollout"),
-            what if what.ends_with("of the traffic") => push(&it.at, 7, format!("weight moved: {what}"), "HTTPRoute", "rollout"),
-            what if what.starts_with("all traffic back") => push(&it.at, 7, what.to_owned(), "HTTPRoute", "rollout"),
+            "objects applied" => push(
+                &it.at,
+                5,
+                "objects applied by server-side apply".into(),
+                "Deployment, Service, HTTPRoute",
+                "rollout",
+            ),
+            what if what.ends_with("of the traffic") => {
+                push(&it.at, 7, format!("weight moved: {what}"), "HTTPRoute", "rollout")
+            }
+            what if what.starts_with("all traffic back") => {
+                push(&it.at, 7, what.to_owned(), "HTTPRoute", "rollout")
+            }
             what => push(&it.at, 9, what.to_owned(), &object, "rollout"),
         }
     }
@@ -178,7 +194,13 @@ fn release_rows(release: &Release, pods: &[serde_json::Value], rows: &mut Vec<Ro
             .find(|it| it["type"] == "Ready" && it["status"] == "True");
         if let Some(ready) = ready {
             let at = ready["lastTransitionTime"].as_str().unwrap_or_default();
-            push(at, 6, "pod scheduled, started, probed: ready".into(), &format!("Pod {}", naru_objects::name_of(pod)), "controllers, node");
+            push(
+                at,
+                6,
+                "pod scheduled, started, probed: ready".into(),
+                &format!("Pod {}", naru_objects::name_of(pod)),
+                "controllers, node",
+            );
         }
     }
     let end = if status.promoted_at.is_empty() { &status.finished_at } else { &status.promoted_at };

@@ -30,7 +30,8 @@ pub fn router(parts: Parts) -> Router {
 /// Serves until `shutdown`; requests under way may finish, streams that never end may not.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let stopped = shutdown.clone();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move { stopped.cancelled().await });
+    let server =
+        axum::serve(listener, router).with_graceful_shutdown(async move { stopped.cancelled().await });
     let bounded = async {
         shutdown.cancelled().await;
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;

@@ -28,15 +28,22 @@ impl Daemon {
         let number = std::process::id() % 200;
         let [http, api, gateway] = free_ports()?;
         let args: Vec<String> = [
-            "--data-dir", &data_dir.display().to_string(),
+            "--data-dir",
+            &data_dir.display().to_string(),
             "serve",
-            "--listen", &format!("127.0.0.1:{http}"),
-            "--api", &format!("127.0.0.1:{api}"),
-            "--gateway", &format!("127.0.0.1:{gateway}"),
-            "--bridge", &format!("narudemo{number}"),
-            "--subnet", &format!("10.{}.0.0/16", 20 + number),
+            "--listen",
+            &format!("127.0.0.1:{http}"),
+            "--api",
+            &format!("127.0.0.1:{api}"),
+            "--gateway",
+            &format!("127.0.0.1:{gateway}"),
+            "--bridge",
+            &format!("narudemo{number}"),
+            "--subnet",
+            &format!("10.{}.0.0/16", 20 + number),
             // No registry is needed: the Dockerfile's build stage runs with this machine's own tools.
-            "--image", "rust:1=host",
+            "--image",
+            "rust:1=host",
             "--backend-header",
             "--print-endpoints",
         ]
@@ -67,7 +74,10 @@ impl Daemon {
 
     pub async fn stop_and_destroy(&mut self) -> Result<()> {
         if let Some(pid) = self.child.id() {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGTERM);
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid as i32),
+                nix::sys::signal::Signal::SIGTERM,
+            );
             if tokio::time::timeout(STOPS_WITHIN, self.child.wait()).await.is_err() {
                 self.child.kill().await?;
             }
@@ -82,7 +92,8 @@ impl Daemon {
     }
 
     pub fn git_url(&self, repository: &str) -> String {
-        let token = std::fs::read_to_string(crate::connection::push_token_path(&self.data_dir)).unwrap_or_default();
+        let token =
+            std::fs::read_to_string(crate::connection::push_token_path(&self.data_dir)).unwrap_or_default();
         let base = self.endpoints.http.replace("http://", &format!("http://naru:{}@", token.trim()));
         format!("{base}/git/{repository}.git")
     }

@@ -65,7 +65,8 @@ impl Repository {
     pub async fn push_branch(&self, branch: &str) -> Result<()> {
         println!("$ git push naru main:{branch} &");
         let refspec = format!("main:refs/heads/{branch}");
-        let mut child = self.command(&["push", "naru", &refspec]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let mut child =
+            self.command(&["push", "naru", &refspec]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         tokio::spawn(async move { child.wait().await });
         Ok(())
     }
