@@ -7,7 +7,7 @@ use super::measure::{self, median, min};
 use super::{Bench, Goal, Line, Result};
 use crate::root;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -37,7 +37,7 @@ pub fn run(bench: &mut Bench) -> Result<Vec<Line>> {
     // The mounts go with the namespace, the processes with `timeout`'s group.
     let enter =
         "mount --make-rprivate / && { umount /sys/fs/cgroup/unified 2>/dev/null || true; } && exec \"$@\"";
-    let had_locks = Path::new(PODMAN_LOCKS).exists();
+    let before = podman_remains();
     let text = measure::run(
         Command::new("timeout")
             .args(["-k", "5", SECONDS_MAX, "unshare", "-m", "sh", "-c", enter, "sh"])
@@ -47,8 +47,8 @@ pub fn run(bench: &mut Bench) -> Result<Vec<Line>> {
             .arg(&bench.naru)
             .args(&installed),
     )?;
-    if !had_locks {
-        let _ = std::fs::remove_file(PODMAN_LOCKS);
+    for path in podman_remains().iter().filter(|it| !before.contains(it)) {
+        let _ = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
     }
     let all: Value =
         serde_json::from_str(&text).map_err(|it| format!("the inner process said {text}: {it}"))?;
@@ -99,8 +99,19 @@ pub fn run(bench: &mut Bench) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// Made by podman where it has never run.
-const PODMAN_LOCKS: &str = "/dev/shm/libpod_lock";
+/// What podman makes for good where it runs for the first time: a file of locks, and a cgroup in every
+/// hierarchy (with what is below it, innermost first).
+fn podman_remains() -> Vec<PathBuf> {
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let mut groups: Vec<PathBuf> = vec!["/sys/fs/cgroup/libpod_parent".into()];
+    groups.extend(hierarchies.map(|it| it.path().join("libpod_parent")));
+    let below = |it: &PathBuf| std::fs::read_dir(it).into_iter().flatten().flatten().map(|it| it.path());
+    let mut found: Vec<PathBuf> = groups.iter().flat_map(below).filter(|it| it.is_dir()).collect();
+    found.extend(groups);
+    found.push("/dev/shm/libpod_lock".into());
+    found.retain(|it| it.exists());
+    found
+}
 
 /// A bundle as `runc spec` writes it, with a static `true`.
 fn make_bundle(dir: &Path) -> Result<()> {
