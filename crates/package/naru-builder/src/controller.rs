@@ -6,7 +6,7 @@ use crate::engine::{BuildRequest, Builder};
 use crate::outcome::BuiltImage;
 use crate::run::remove_leftovers;
 use naru_client::{Client, EventKind};
-use naru_image::{LastLink, View};
+use naru_image::{Collected, Digest, Keep, LastLink, Reference, View};
 use naru_objects::{Image, ImagePhase, ImageSpec, kinds, labels};
 use naru_source::Source;
 use serde_json::{Value, json};
@@ -15,11 +15,19 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const LOG_BYTES_MAX: usize = 16 << 20; // per image; what is beyond is dropped and said so
 const LOGS_KEPT: usize = 500; // the oldest go
+const CLEAN_FIRST: Duration = Duration::from_secs(600); // not while everything starts
+const CLEAN_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// Unused content stays at least this long: a rollback or a second try soon after finds it.
+const UNUSED_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Steps of builds stay useful for as long as somebody works on them.
+const STEPS_UNUSED_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
 const MESSAGE_CHARS_MAX: usize = 4_000; // an object is no log
 
 #[derive(Clone)]
@@ -64,6 +72,7 @@ async fn run(builder: Builder, client: Client, config: ControllerConfig, shutdow
     let config = Arc::new(config);
     let mut under_way: BTreeSet<String> = BTreeSet::new();
     let mut builds: JoinSet<String> = JoinSet::new();
+    let mut clean_at = Instant::now() + CLEAN_FIRST;
     loop {
         for object in cache.list() {
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
@@ -86,17 +95,86 @@ async fn run(builder: Builder, client: Client, config: ControllerConfig, shutdow
                     Ok(uid) => {
                         // The copy may not show the new status yet: asked again only after it has changed.
                         let settled = wait_until_final(&mut cache, &uid);
-                        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), settled).await;
+                        let _ = tokio::time::timeout(Duration::from_secs(5), settled).await;
                         under_way.remove(&uid);
                     }
                     Err(error) => tracing::error!(%error, "a build ended by a panic: this is a bug in Naru"),
                 }
+            }
+            // Between builds only: a build must not lose what it is about to use.
+            () = tokio::time::sleep_until(clean_at), if builds.is_empty() => {
+                if let Err(error) = clean(&builder, &client, &config.namespace).await {
+                    tracing::warn!(error = &*error, "unused images are not removed");
+                }
+                clean_at = Instant::now() + CLEAN_EVERY;
             }
             () = shutdown.cancelled() => break,
         }
     }
     builder.stop();
     while builds.join_next().await.is_some() {}
+}
+
+/// Removes images and layers that no pod, no release and no recent build refers to.
+async fn clean(
+    builder: &Builder,
+    client: &Client,
+    namespace: &str,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut used: BTreeSet<Digest> = BTreeSet::new();
+    for kind in [&kinds::POD, &kinds::RELEASE] {
+        for object in client.list(kind, None, "").await? {
+            collect_digests(&object, &mut used);
+        }
+    }
+    let now = jiff::Timestamp::now();
+    for image in client.list(&kinds::IMAGE, Some(namespace), "").await? {
+        let finished =
+            image["status"]["finishedAt"].as_str().and_then(|it| it.parse::<jiff::Timestamp>().ok());
+        // Its release may not be written yet.
+        if finished.is_none_or(|it| now.duration_since(it) < jiff::SignedDuration::from_hours(24)) {
+            collect_digests(&image["status"], &mut used);
+        }
+    }
+    let builder = builder.clone();
+    let work = move || -> Result<Collected, Box<dyn std::error::Error + Send + Sync>> {
+        let store = builder.store();
+        for (name, manifest) in store.tags()? {
+            let name = Reference::parse(&name)?;
+            let is_commit = |tag: &String| tag.len() == 12 && tag.bytes().all(|it| it.is_ascii_hexdigit());
+            if name.is_local_only()
+                && name.tag.as_ref().is_some_and(is_commit)
+                && !used.contains(&manifest.digest)
+            {
+                store.untag(&name)?;
+            }
+        }
+        let layers = builder.gc(STEPS_UNUSED_MAX)?;
+        Ok(store.gc(&Keep { manifests: used.into_iter().collect(), layers }, UNUSED_MAX)?)
+    };
+    let collected = tokio::task::spawn_blocking(work).await??;
+    if collected != Collected::default() {
+        tracing::info!(
+            blobs = collected.blobs,
+            layers = collected.layers,
+            bytes = collected.bytes,
+            "unused images removed"
+        );
+    }
+    Ok(())
+}
+
+/// Every digest that an object names, wherever in it.
+fn collect_digests(value: &Value, found: &mut BTreeSet<Digest>) {
+    match value {
+        Value::String(text) => {
+            let at = text.find("sha256:").map(|at| &text[at..]);
+            found.extend(at.and_then(|it| Digest::parse(it).ok()));
+        }
+        Value::Array(items) => items.iter().for_each(|it| collect_digests(it, found)),
+        Value::Object(fields) => fields.values().for_each(|it| collect_digests(it, found)),
+        _ => {}
+    }
 }
 
 fn is_wanted(object: &Value) -> bool {
@@ -265,5 +343,31 @@ fn remove_oldest(dir: &Path) {
     let too_many = logs.len().saturating_sub(LOGS_KEPT);
     for (_, path) in logs.drain(..too_many) {
         let _ = std::fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_found_wherever_it_is_named() {
+        let digest = Digest::of("x");
+        let mut found = BTreeSet::new();
+        let pod = json!({"spec": {"containers": [{"image": format!("naru.local/shop/web@{digest}")}]}, "status": {"n": 1}});
+        collect_digests(&pod, &mut found);
+        assert!(found.contains(&digest) && found.len() == 1);
+    }
+
+    #[test]
+    fn an_image_is_built_until_it_has_an_outcome() {
+        let image = |phase: &str| json!({"metadata": {}, "status": {"phase": phase}});
+        for (phase, want) in
+            [("", true), ("Pending", true), ("Building", true), ("Ready", false), ("Failed", false)]
+        {
+            assert_eq!(is_wanted(&image(phase)), want, "{phase}");
+        }
+        assert!(!is_wanted(&json!({"metadata": {"deletionTimestamp": "x"}})));
+        assert_eq!(image_name("Shop", "web_1"), "shop/web-1");
     }
 }

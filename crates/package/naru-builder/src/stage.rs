@@ -520,6 +520,9 @@ impl Build<'_> {
             tail.push_back(line.to_owned());
             progress(Event::Log(line.to_owned()));
         });
+        if outcome.is_err() {
+            inner.store.forget_commit(&id);
+        }
         outcome.map_err(|failure| StepError::Run { failure, tail: tail.into() })?;
         Ok(inner.store.take_committed(&id)?)
     }

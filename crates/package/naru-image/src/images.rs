@@ -213,6 +213,9 @@ impl ImageStore {
             if reference.name() == HOST_IMAGE && reference.digest.is_none() {
                 return Ok(Resolved::Host);
             }
+            if reference.is_local_only() {
+                break; // what was built here is meant, whatever `*` an alias has
+            }
             match alias_of(&self.inner.config.aliases, &reference) {
                 Some("host") => return Ok(Resolved::Host),
                 Some(target) => {

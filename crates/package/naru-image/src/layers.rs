@@ -178,6 +178,12 @@ impl ImageStore {
             .insert(id.into(), options);
     }
 
+    /// No container will be committed under `id` after all.
+    pub fn forget_commit(&self, id: &str) {
+        self.inner.expected.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
+        let _ = fs::remove_file(self.committed_path(id));
+    }
+
     /// Keeps what a container wrote (its overlay's upper directory, which is moved away) as a layer.
     /// Blocks; [`ImageStore::commit`] does not.
     pub fn commit_blocking(&self, id: &str, upper: &Path) -> Result<Layer> {

@@ -162,6 +162,11 @@ impl ImageStore {
             };
             removed.map_err(io_error("remove", &path))?;
         }
+        // Handed over to builds that are no more.
+        let committed = self.dir().join("committed");
+        for entry in fs::read_dir(&committed).map_err(io_error("read", &committed))?.flatten() {
+            fs::remove_file(entry.path()).map_err(io_error("remove", &entry.path()))?;
+        }
         let layers = self.dir().join("layers");
         for entry in fs::read_dir(&layers).map_err(io_error("read", &layers))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();

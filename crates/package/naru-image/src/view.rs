@@ -129,11 +129,13 @@ impl View {
         let mut found: BTreeMap<OsString, Option<Entry>> = BTreeMap::new();
         for layer in &self.layers {
             let real = layer.join(path);
-            // A layer in which some parent is a file, hidden or missing adds nothing.
             match fs::symlink_metadata(&real) {
                 Ok(it) if it.is_dir() => {}
                 Ok(_) => break,
-                Err(_) => continue,
+                // Something above it is hidden or a file here, and so is everything in the layers below.
+                Err(it) if it.kind() == io::ErrorKind::NotADirectory => break,
+                Err(it) if it.kind() == io::ErrorKind::NotFound => continue,
+                Err(it) => return Err(it),
             }
             for entry in fs::read_dir(&real)? {
                 let entry = entry?;
