@@ -20,3 +20,5 @@ pub const COMMIT: &str = "naru.dev/commit";
 pub const MANAGER: &str = "naru";
 /// Annotation on a run: `none` if its commit holds no `naru.yaml`, so that nothing will be deployed.
 pub const APP_FILE: &str = "naru.dev/app-file";
+/// Annotation on a run: the name of the release that came of it.
+pub const RELEASED: &str = "naru.dev/released";

@@ -26,6 +26,7 @@
 
 mod log;
 mod memory;
+mod reserve;
 mod watch;
 mod writer;
 
@@ -58,6 +59,8 @@ pub struct Options {
     pub compaction_interval: Duration,
     /// One object, as JSON. The figure is etcd's default request limit.
     pub object_bytes_max: usize,
+    /// Space on the disk that is kept for what must be written when it is full.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Options {
@@ -69,6 +72,7 @@ impl Default for Options {
             history_rows_max: 20_000,
             compaction_interval: Duration::from_secs(60),
             object_bytes_max: 3 * 512 * 1024,
+            reserve_bytes: 8 * 1024 * 1024,
         }
     }
 }
@@ -162,7 +166,8 @@ impl Store {
         let (queue, requests) = mpsc::channel(WRITE_QUEUE_MAX);
         let (publish, published) = tokio::sync::watch::channel(memory.revision);
         let memory = Arc::new(RwLock::new(memory));
-        let writer = writer::Writer::new(file, memory.clone(), publish, options);
+        let reserve = reserve::Reserve::take(path, options.reserve_bytes);
+        let writer = writer::Writer::new(file, reserve, memory.clone(), publish, options);
         std::thread::Builder::new()
             .name("kube-store".into())
             .spawn(move || writer.run(requests))

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::log::{Failure, Log, Row};
 use crate::memory::{Memory, stamp};
+use crate::reserve::Reserve;
 use crate::{Change, Entry, Expected, Options, WriteError};
 
 /// Writes in one commit. More would only delay the first of them.
@@ -29,6 +30,7 @@ pub(crate) enum Request {
 
 pub(crate) struct Writer {
     log: Log,
+    reserve: Reserve,
     memory: Arc<RwLock<Memory>>,
     publish: tokio::sync::watch::Sender<u64>,
     options: Options,
@@ -40,11 +42,12 @@ type Pending = (oneshot::Sender<Result<Entry, WriteError>>, Change, usize);
 impl Writer {
     pub fn new(
         log: Log,
+        reserve: Reserve,
         memory: Arc<RwLock<Memory>>,
         publish: tokio::sync::watch::Sender<u64>,
         options: Options,
     ) -> Writer {
-        Writer { log, memory, publish, options, compacted_at: Instant::now() }
+        Writer { log, reserve, memory, publish, options, compacted_at: Instant::now() }
     }
 
     pub fn run(mut self, mut requests: mpsc::Receiver<Request>) {
@@ -111,8 +114,16 @@ impl Writer {
         if rows.is_empty() {
             return;
         }
-        match self.log.append(&rows) {
-            Ok(()) => self.publish(pending),
+        let mut result = self.log.append(&rows);
+        if matches!(result, Err(Failure::DiskFull)) && self.reserve.give_up() {
+            tracing::warn!("the disk is full, the reserve is given up for what must be written");
+            result = self.log.append(&rows);
+        }
+        match result {
+            Ok(()) => {
+                self.publish(pending);
+                self.reserve.restore_when_due();
+            }
             Err(Failure::DiskFull) => {
                 tracing::warn!(writes = rows.len(), "the disk is full, writes are refused");
                 for (answer, _, _) in pending {

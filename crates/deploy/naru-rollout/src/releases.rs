@@ -33,11 +33,27 @@ pub async fn run(client: Client, config: Config) {
             runs.list().iter().filter_map(|it| serde_json::from_value((**it).clone()).ok()).collect();
         let mut retry = false;
         for run in all_runs.iter().filter(|it| it.spec.deploy) {
-            let released =
-                releases.list().iter().any(|it| naru_objects::label_of(it, labels::RUN) == run.metadata.name);
-            if released
-                || matches!(run.status.phase, RunPhase::Failed | RunPhase::Refused | RunPhase::Interrupted)
-            {
+            if run.metadata.annotations.contains_key(labels::RELEASED) {
+                continue;
+            }
+            let release = releases
+                .list()
+                .into_iter()
+                .find(|it| naru_objects::label_of(it, labels::RUN) == run.metadata.name);
+            if let Some(release) = release {
+                controller.apps.remove(&run.metadata.uid);
+                // Releases are pruned before runs are; the run remembers that it had one.
+                let note = json!({"metadata": {"annotations": {labels::RELEASED: naru_objects::name_of(&release)}}});
+                let name = &run.metadata.name;
+                if let Err(error) =
+                    controller.client.patch_merge(&kinds::RUN, &controller.config.namespace, name, &note).await
+                {
+                    tracing::warn!(%error, "the run does not know its release yet");
+                    retry = true;
+                }
+                continue;
+            }
+            if matches!(run.status.phase, RunPhase::Failed | RunPhase::Refused | RunPhase::Interrupted) {
                 controller.apps.remove(&run.metadata.uid);
                 continue;
             }
@@ -95,7 +111,9 @@ impl Controller {
             let app = match naru_source::read_file(tree.path(), naru_spec::FILE)? {
                 None => {
                     let note = json!({"metadata": {"annotations": {labels::APP_FILE: "none"}}});
-                    self.client.patch_merge(&kinds::RUN, &self.config.namespace, &run.metadata.name, &note).await?;
+                    self.client
+                        .patch_merge(&kinds::RUN, &self.config.namespace, &run.metadata.name, &note)
+                        .await?;
                     None
                 }
                 Some(source) => {
