@@ -53,7 +53,8 @@ fn problem_of(file: &Path, target: &str) -> Option<String> {
         return None;
     }
     let text = std::fs::read_to_string(&full).unwrap_or_default();
-    let known = text.lines().filter(|it| it.starts_with('#')).any(|it| slug(it.trim_start_matches('#')) == heading);
+    let known =
+        text.lines().filter(|it| it.starts_with('#')).any(|it| slug(it.trim_start_matches('#')) == heading);
     (!known).then(|| "names a heading that does not exist".into())
 }
 

@@ -17,11 +17,27 @@ struct Crate {
 
 /// Crates that compute and do nothing else: no async, no clock, no file, no process.
 const PURE: &[&str] = &[
-    "naru-text", "naru-objects", "naru-plan", "naru-plan-dialects", "naru-spec", "naru-dora", "kube-patch",
+    "naru-text",
+    "naru-objects",
+    "naru-plan",
+    "naru-plan-dialects",
+    "naru-spec",
+    "naru-dora",
+    "kube-patch",
     "kube-kinds",
 ];
-const IMPURE_DEPENDENCIES: &[&str] =
-    &["tokio", "axum", "hyper", "hyper-util", "reqwest", "nix", "rusqlite", "kube", "naru-client", "naru-source"];
+const IMPURE_DEPENDENCIES: &[&str] = &[
+    "tokio",
+    "axum",
+    "hyper",
+    "hyper-util",
+    "reqwest",
+    "nix",
+    "rusqlite",
+    "kube",
+    "naru-client",
+    "naru-source",
+];
 
 /// A heavy dependency has one door, or as few as are named here.
 const DOORS: &[(&str, &[&str])] = &[
@@ -61,7 +77,10 @@ pub fn check() -> Vec<String> {
             if wing == "app" && !it.wing.is_empty() {
                 problems.push(format!("{} depends on {dependency}: nothing depends on app", it.name));
             } else if it.wing == "base" && wing != "base" {
-                problems.push(format!("{} depends on {dependency}: base is what anyone may use, so it uses nobody", it.name));
+                problems.push(format!(
+                    "{} depends on {dependency}: base is what anyone may use, so it uses nobody",
+                    it.name
+                ));
             } else if !matches!(it.wing.as_str(), "app" | "" | "base") && wing != "base" && wing != it.wing {
                 problems.push(format!(
                     "{} ({}) depends on {dependency} ({wing}): wings meet as objects or through a public protocol, \
@@ -97,7 +116,8 @@ const PROCESS_MAINS: &[&str] = &["naru-runtime/src/helper.rs", "naru-runtime/src
 
 /// Only `app` prints, and reads the environment. Tests and helpers that are a program's `main` may.
 fn prints_or_reads(dir: &Path) -> Vec<String> {
-    const ONLY_APP: &[&str] = &["println!(", "eprintln!(", "print!(", "eprint!(", "env::var(", "env::var_os("];
+    const ONLY_APP: &[&str] =
+        &["println!(", "eprintln!(", "print!(", "eprint!(", "env::var(", "env::var_os("];
     let mut problems = Vec::new();
     for file in rust_files(&dir.join("src")) {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
@@ -110,9 +130,8 @@ fn prints_or_reads(dir: &Path) -> Vec<String> {
             let line = line.trim_start();
             let found = ONLY_APP.iter().find(|it| {
                 // `write!(`-like names end in the same letters.
-                line.match_indices(**it).any(|(at, _)| {
-                    !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-                })
+                line.match_indices(**it)
+                    .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
             });
             if let Some(found) = found.filter(|_| !line.starts_with("//") && !is_test) {
                 problems.push(format!(

@@ -135,6 +135,10 @@ pub struct ServeArgs {
 
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { global, command } = cli;
+    // A daemon, a demo and a hook go on when nobody listens.
+    if !matches!(command, Command::Serve(_) | Command::Demo(_) | Command::PostReceive) {
+        naru_runtime::end_on_broken_pipe();
+    }
     if let Command::Completions { shell } = command {
         clap_complete::generate(shell, &mut Cli::command(), "naru", &mut std::io::stdout());
         return Ok(ExitCode::SUCCESS);

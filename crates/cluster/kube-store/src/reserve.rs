@@ -20,12 +20,8 @@ pub(crate) struct Reserve {
 impl Reserve {
     /// Takes the reserve beside the store's file. A disk that has no room for it has none to give.
     pub fn take(store: &Path, bytes: u64) -> Reserve {
-        let mut reserve = Reserve {
-            path: store.with_extension("reserve"),
-            bytes,
-            held: false,
-            tried_at: Instant::now(),
-        };
+        let mut reserve =
+            Reserve { path: store.with_extension("reserve"), bytes, held: false, tried_at: Instant::now() };
         reserve.fill();
         reserve
     }

@@ -43,10 +43,13 @@ pub async fn run(client: Client, config: Config) {
             if let Some(release) = release {
                 controller.apps.remove(&run.metadata.uid);
                 // Releases are pruned before runs are; the run remembers that it had one.
-                let note = json!({"metadata": {"annotations": {labels::RELEASED: naru_objects::name_of(&release)}}});
+                let note =
+                    json!({"metadata": {"annotations": {labels::RELEASED: naru_objects::name_of(&release)}}});
                 let name = &run.metadata.name;
-                if let Err(error) =
-                    controller.client.patch_merge(&kinds::RUN, &controller.config.namespace, name, &note).await
+                if let Err(error) = controller
+                    .client
+                    .patch_merge(&kinds::RUN, &controller.config.namespace, name, &note)
+                    .await
                 {
                     tracing::warn!(%error, "the run does not know its release yet");
                     retry = true;

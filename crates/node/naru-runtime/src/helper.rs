@@ -90,13 +90,13 @@ fn wait_for(pid: i32) -> i32 {
 
 pub fn main_run(arguments: &[OsString]) -> i32 {
     let [bundle, id] = arguments else {
-        eprintln!("usage: naru __run <bundle> <id>");
+        sys::complain!("usage: naru __run <bundle> <id>");
         return 2;
     };
     match run_bundle(&PathBuf::from(bundle), &id.to_string_lossy()) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("{failure}");
+            sys::complain!("{failure}");
             match failure.kind {
                 StartFailureKind::NotFound => 127,
                 StartFailureKind::NotExecutable => 126,
@@ -110,11 +110,11 @@ pub fn main_run(arguments: &[OsString]) -> i32 {
 /// with a terminal the helper's end of it.
 pub fn main_exec(arguments: &[OsString]) -> i32 {
     let [directory, container, process] = arguments else {
-        eprintln!("usage: naru __exec <pod directory> <container> <process file>");
+        sys::complain!("usage: naru __exec <pod directory> <container> <process file>");
         return 2;
     };
     let Some(control) = sys::take_descriptor(CONTROL_DESCRIPTOR) else {
-        eprintln!("naru __exec is started by the daemon, not by hand");
+        sys::complain!("naru __exec is started by the daemon, not by hand");
         return 2;
     };
     let control = UnixStream::from(control);

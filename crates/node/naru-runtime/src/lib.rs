@@ -57,6 +57,13 @@ pub use spec::CAPABILITIES_DEFAULT;
 
 /// Runs the helper that the command line names and never returns, or returns at once.
 ///
+/// Lets a reader that goes away end this process quietly, as other programs do it; Rust's own start-up code
+/// asks for an error instead. For commands that print, never for a daemon.
+pub fn end_on_broken_pipe() {
+    // SAFETY: no handler is installed, only the default action chosen.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Must be the first thing `main` does: a helper has to be single-threaded. A name that starts with
 /// two underscores is ours; people never type it.
 pub fn maybe_run_helper() {

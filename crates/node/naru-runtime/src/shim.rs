@@ -42,7 +42,7 @@ const OUTPUT_TIME_MAX: Duration = Duration::from_secs(2);
 
 pub fn main(arguments: &[OsString]) -> i32 {
     let Some(directory) = arguments.first().map(PathBuf::from) else {
-        eprintln!("usage: naru __shim <directory> (started by the daemon, not by hand)");
+        sys::complain!("usage: naru __shim <directory> (started by the daemon, not by hand)");
         return 2;
     };
     // Until the sandbox is ready it belongs to the daemon: one that is half-made when the daemon
@@ -51,7 +51,7 @@ pub fn main(arguments: &[OsString]) -> i32 {
     match set_up(&directory) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{error}");
+            sys::complain!("{error}");
             1
         }
     }
@@ -124,7 +124,7 @@ fn set_up(directory: &Path) -> Result<i32, String> {
             });
             match result {
                 Ok(mut shim) => shim.run(),
-                Err(error) => eprintln!("{error}"),
+                Err(error) => sys::complain!("{error}"),
             }
             sys::exit_now(0)
         }
@@ -539,7 +539,7 @@ impl Shim {
             && !records.is_empty()
             && let Err(error) = log.append(&records)
         {
-            eprintln!("cannot write the log of {id}: {error}");
+            sys::complain!("cannot write the log of {id}: {error}");
         }
     }
 
@@ -644,7 +644,7 @@ impl Shim {
             .and_then(|text| write_durably(&path, &text));
         if let Err(error) = written {
             // Still told over the socket; only a crash before the next daemon hears it loses it.
-            eprintln!("cannot write the exit status of {id}: {error}");
+            sys::complain!("cannot write the exit status of {id}: {error}");
         }
     }
 

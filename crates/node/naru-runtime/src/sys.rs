@@ -1,5 +1,14 @@
 //! The kernel calls that no safe crate offers, one safe function each.
 
+/// `eprintln!` that cannot fail: a message that finds no room on the disk must not end a shim.
+macro_rules! complain {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+pub(crate) use complain;
+
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

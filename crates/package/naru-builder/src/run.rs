@@ -8,7 +8,7 @@ use naru_client::{Client, LogOptions};
 use naru_objects::{kinds, labels};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +63,17 @@ pub struct PodRunner {
     memory_bytes: u64,
     cpu_millis: u64,
     timeout: Duration,
+    /// On the disk that containers write to.
+    dir: PathBuf,
+}
+
+/// With less than this left, a step that failed most likely failed for want of room. Its own message about
+/// it may not have found room in the log either.
+const DISK_FULL_BELOW_BYTES: u64 = 32 << 20;
+
+fn is_disk_full(dir: &Path) -> bool {
+    nix::sys::statvfs::statvfs(dir)
+        .is_ok_and(|it| it.blocks_available() as u64 * it.fragment_size() as u64 <= DISK_FULL_BELOW_BYTES)
 }
 
 impl PodRunner {
@@ -73,6 +84,7 @@ impl PodRunner {
             memory_bytes: config.step_memory_bytes,
             cpu_millis: config.step_cpu_millis,
             timeout: config.step_timeout,
+            dir: config.dir.clone(),
         }
     }
 
@@ -131,6 +143,15 @@ impl PodRunner {
             outcome = self.follow(&name, cache, log) => outcome,
             () = tokio::time::sleep(self.timeout) => Err(RunFailure::TooLong(self.timeout)),
             () = step.stop.cancelled() => Err(RunFailure::Stopped),
+        };
+        // Asked while the pod, and what it wrote, is still there.
+        let outcome = match outcome {
+            Err(RunFailure::Failed { exit_code, .. }) if is_disk_full(&self.dir) => Err(RunFailure::Failed {
+                exit_code,
+                reason: "the disk is full: free some space, or move the data directory to a larger disk"
+                    .into(),
+            }),
+            other => other,
         };
         if let Err(error) = self.client.delete(&kinds::POD, &self.namespace, &name, Some(0)).await {
             tracing::warn!(pod = name, %error, "the pod of a build step is left behind");
