@@ -102,7 +102,7 @@ pub fn suggest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -
 }
 
 /// `did you mean ...?` as a hint, or the list of what would be understood.
-pub fn suggest_hint<'a>(typed: &str, candidates: &[&'a str]) -> String {
+pub fn suggest_hint(typed: &str, candidates: &[&str]) -> String {
     match suggest(typed, candidates.iter().copied()) {
         Some(it) => format!("did you mean `{it}`?"),
         None => format!("known here: {}", candidates.join(", ")),
@@ -116,9 +116,7 @@ fn distance(a: &str, b: &str) -> usize {
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;
     }
-    for j in 0..=b.len() {
-        rows[0][j] = j;
-    }
+    rows[0] = (0..=b.len()).collect();
     for i in 1..=a.len() {
         for j in 1..=b.len() {
             let same = usize::from(a[i - 1] != b[j - 1]);

@@ -73,7 +73,7 @@ const DISK_FULL_BELOW_BYTES: u64 = 32 << 20;
 
 fn is_disk_full(dir: &Path) -> bool {
     nix::sys::statvfs::statvfs(dir)
-        .is_ok_and(|it| it.blocks_available() as u64 * it.fragment_size() as u64 <= DISK_FULL_BELOW_BYTES)
+        .is_ok_and(|it| it.blocks_available() * it.fragment_size() <= DISK_FULL_BELOW_BYTES)
 }
 
 impl PodRunner {
