@@ -36,6 +36,7 @@ pub const DEFAULT_RUNNERS: &[&str] =
 const BUILDS_PARALLEL: usize = 2;
 
 pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
+    naru_runtime::without_huge_pages();
     let data_dir = &global.data_dir;
     std::fs::create_dir_all(data_dir).context(|| format!("cannot use {}", data_dir.display()))?;
     let data_dir = &data_dir.canonicalize()?;

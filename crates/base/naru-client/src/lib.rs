@@ -21,7 +21,7 @@ pub use cache::{Cache, Change};
 
 use futures::{AsyncBufRead, AsyncBufReadExt, StreamExt};
 use http::{Method, Request};
-use naru_objects::{Kind, kinds};
+use naru_objects::{Kind, kinds, percent_encode};
 use serde_json::{Value, json};
 
 /// Why a request failed, with the object that it concerned.
@@ -171,7 +171,7 @@ impl Client {
         namespace: Option<&str>,
         selector: &str,
     ) -> Result<(Vec<Value>, String)> {
-        let path = format!("{}?labelSelector={}", kind.path(namespace, None), encode(selector));
+        let path = format!("{}?labelSelector={}", kind.path(namespace, None), percent_encode(selector));
         let mut answer = self.send("list", Method::GET, path, "application/json", Vec::new()).await?;
         let version = answer["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
         let mut items = match answer["items"].take() {
@@ -200,7 +200,7 @@ impl Client {
                 object["metadata"]["namespace"].as_str().or(Some("default")),
                 object["metadata"]["name"].as_str()
             ),
-            encode(manager)
+            percent_encode(manager)
         );
         self.send("apply", Method::PATCH, path, "application/apply-patch+yaml", bytes_of(object)).await
     }
@@ -287,7 +287,7 @@ impl Client {
             options.timestamps
         );
         if !container.is_empty() {
-            path.push_str(&format!("&container={}", encode(container)));
+            path.push_str(&format!("&container={}", percent_encode(container)));
         }
         if let Some(lines) = options.tail_lines {
             path.push_str(&format!("&tailLines={lines}"));
@@ -334,7 +334,7 @@ impl Client {
         let path = format!(
             "{}?watch=true&allowWatchBookmarks=true&resourceVersion={version}&labelSelector={}",
             kind.path(namespace, None),
-            encode(selector)
+            percent_encode(selector)
         );
         let request = Request::get(&path)
             .header("accept", "application/json")
@@ -392,16 +392,4 @@ fn bytes_of(object: &Value) -> Vec<u8> {
 /// `2026-11-22T01:02:03.000000Z` without its fraction: `Time` fields know whole seconds only.
 fn seconds(timestamp: &str) -> String {
     format!("{}Z", timestamp.split('.').next().unwrap_or(timestamp).trim_end_matches('Z'))
-}
-
-/// Percent-encodes a query value.
-fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }

@@ -106,6 +106,18 @@ pub fn name_of(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
+/// Percent-encodes a text for a URL's query (RFC 3986: unreserved characters stay).
+pub fn percent_encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 /// The value of a label, or the empty string.
 pub fn label_of<'a>(object: &'a Value, label: &str) -> &'a str {
     object["metadata"]["labels"][label].as_str().unwrap_or_default()

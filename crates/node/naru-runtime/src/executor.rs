@@ -51,6 +51,8 @@ impl Executor for PodExecutor {
         let program = find_program(spec).map_err(ExecutorError::Other)?;
         let arguments = arguments(spec);
         sys::reset_signals();
+        // What a container's memory looks like is its own choice, not ours (see `without_huge_pages`).
+        let _ = nix::sys::prctl::set_thp_disable(false);
         if self.die_with_parent {
             sys::die_with_parent();
         }

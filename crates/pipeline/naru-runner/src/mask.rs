@@ -3,6 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use naru_objects::percent_encode;
 
 /// What is shown instead.
 pub const HIDDEN: &str = "***";
@@ -25,7 +26,7 @@ impl Mask {
             forms.push(engine.encode(secret));
             forms.push(engine.encode(format!("{secret}\n")));
         }
-        forms.push(url_encoded(secret));
+        forms.push(percent_encode(secret));
         if let Ok(json) = serde_json::to_string(secret) {
             forms.push(json.trim_matches('"').to_owned());
         }
@@ -50,15 +51,6 @@ impl Mask {
     }
 }
 
-fn url_encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => (byte as char).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,7 +64,7 @@ mod tests {
             "p@ss \"word\"".to_owned(),
             "second line".to_owned(),
             STANDARD.encode(secret),
-            url_encoded(secret),
+            percent_encode(secret),
             serde_json::to_string(secret).unwrap(),
         ] {
             let shown = mask.apply(&format!("<{leak}>"));

@@ -5,7 +5,7 @@ use crate::connection;
 use crate::error::{Error, Result};
 use clap::Args;
 use futures::{SinkExt, StreamExt};
-use naru_objects::{NAMESPACE, kinds, labels};
+use naru_objects::{NAMESPACE, kinds, labels, percent_encode};
 use std::io::Write;
 use std::process::ExitCode;
 use tokio::io::AsyncReadExt;
@@ -34,7 +34,7 @@ pub async fn run(global: &Global, args: &ExecArgs) -> Result<ExitCode> {
         Some(pod) => pod.to_owned(),
         None => ready_pod(&client, &args.target).await?,
     };
-    let command: String = args.command.iter().map(|it| format!("&command={}", encode(it))).collect();
+    let command: String = args.command.iter().map(|it| format!("&command={}", percent_encode(it))).collect();
     let path = format!(
         "{}/exec?stdout=true&stderr=true&stdin={}{command}",
         kinds::POD.path(Some(NAMESPACE), Some(&pod)),
@@ -105,13 +105,4 @@ async fn ready_pod(client: &naru_client::Client, app: &str) -> Result<String> {
     ready.map(|it| naru_objects::name_of(it).to_owned()).ok_or_else(|| {
         Error::new(format!("no pod of an app `{app}` is ready")).hint("`naru status` shows the apps")
     })
-}
-
-fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => (byte as char).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }
