@@ -18,7 +18,7 @@ use std::process::ExitCode;
 ///
 /// kubectl works against it, too: export KUBECONFIG=$(naru kubeconfig --path)
 #[derive(Parser)]
-#[command(name = "naru", version, max_term_width = 100)]
+#[command(name = "naru", version, max_term_width = 100, verbatim_doc_comment)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,

@@ -35,6 +35,14 @@ pub fn endpoints(global: &Global) -> Result<Endpoints> {
 
 pub async fn client(global: &Global) -> Result<Client> {
     let endpoints = endpoints(global)?;
+    let address = endpoints.api.trim_start_matches("https://");
+    if let Err(error) = tokio::net::TcpStream::connect(address).await {
+        return Err(Error::new(format!(
+            "the daemon of {} does not answer: {error}",
+            global.data_dir.display()
+        ))
+        .hint("start it with `naru serve`"));
+    }
     let text = std::fs::read_to_string(&endpoints.kubeconfig)
         .context(|| format!("cannot read {}", endpoints.kubeconfig.display()))?;
     Ok(Client::from_kubeconfig(&text).await?)
