@@ -24,11 +24,26 @@ pub enum RecordError {
 
 const ZERO: &str = "0000000000000000000000000000000000000000";
 
-/// Writes a `Run` for every update of every ref that has none yet, in all repositories.
+/// Writes a `Run` for every update of every ref that has none yet, in all repositories. A repository that
+/// cannot be read is said and left out: it must not keep the others, or the daemon, from going on.
 pub async fn record_all(client: &Client, root: &Path, namespace: &str) -> Result<Vec<Value>, RecordError> {
     let mut runs = Vec::new();
     for name in repositories(root) {
-        runs.extend(record(client, root, &name, namespace).await?);
+        if !directory(root, &name).join("naru-ready").exists() {
+            // Its first push was cut off while it was made; nothing was acknowledged. The next completes it.
+            continue;
+        }
+        match record(client, root, &name, namespace).await {
+            Ok(it) => runs.extend(it),
+            Err(RecordError::Api(error)) => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(
+                    repository = name,
+                    error = &error as &dyn std::error::Error,
+                    "no runs of it are made"
+                );
+            }
+        }
     }
     Ok(runs)
 }
@@ -68,12 +83,9 @@ pub async fn record(
         let log_path = directory.join("logs").join(&git_ref);
         let log = std::fs::read_to_string(&log_path).map_err(io(&log_path))?;
         let mark_path = marks.join(hash(&git_ref));
-        let recorded: usize =
-            std::fs::read_to_string(&mark_path).ok().and_then(|it| it.trim().parse().ok()).unwrap_or(0);
-        // A ref that was deleted and pushed anew starts a new log.
-        let recorded = if recorded > log.lines().count() { 0 } else { recorded };
-        for (index, update) in log.lines().map(Update::parse).enumerate().skip(recorded) {
-            if let Some(update) = update
+        let recorded = recorded_of(&std::fs::read_to_string(&mark_path).unwrap_or_default(), &log);
+        for (index, line) in log.lines().enumerate().skip(recorded) {
+            if let Some(update) = Update::parse(line)
                 && update.after != ZERO
             {
                 let name = run_name(repository, &git_ref, index + 1);
@@ -81,10 +93,10 @@ pub async fn record(
                 let mut run =
                     run_of(&directory, repository, namespace, &name, &git_ref, &update, deploy).await?;
                 if let Some(other) = client.get(&kinds::RUN, namespace, &name).await?
-                    && other["spec"]["sha"] != run["spec"]["sha"]
+                    && !is_of(&other, &run, &update)
                 {
                     // The number was used by an earlier life of the ref.
-                    run["metadata"]["name"] = json!(format!("{name}-{}", &update.after[..7]));
+                    run["metadata"]["name"] = json!(format!("{name}-{}", &hash(line)[..6]));
                 }
                 match client.create(&kinds::RUN, &run).await {
                     Ok(run) => runs.push(run),
@@ -94,11 +106,38 @@ pub async fn record(
                     Err(error) => return Err(error.into()),
                 }
             }
-            write_durably(&mark_path, &(index + 1).to_string()).map_err(io(&mark_path))?;
+            let mark = format!("{} {}", index + 1, hash(line));
+            write_durably(&mark_path, &mark).map_err(io(&mark_path))?;
         }
     }
     Ok(runs)
 }
+
+/// How many updates of a log have a run. The mark is their number and the hash of the last one's line: a
+/// ref that was deleted and pushed anew starts a new log, which may be as long as the old one was.
+fn recorded_of(mark: &str, log: &str) -> usize {
+    let mut words = mark.split_whitespace();
+    let count: usize = words.next().and_then(|it| it.parse().ok()).unwrap_or(0);
+    let Some(last) = count.checked_sub(1).and_then(|it| log.lines().nth(it)) else { return 0 };
+    match words.next() {
+        Some(it) if it != hash(last) => 0,
+        _ => count,
+    }
+}
+
+/// Whether `other` is the run of this very update, made before we could note it, and not that of an
+/// earlier life of the ref that happened to push the same commit.
+fn is_of(other: &Value, run: &Value, update: &Update) -> bool {
+    let pushed = other["spec"]["pushedAt"].as_str().and_then(|it| it.parse::<jiff::Timestamp>().ok());
+    let near = pushed.is_some_and(|it| it.as_second().abs_diff(update.seconds) <= PUSHED_WITHIN_SECONDS);
+    other["spec"]["sha"] == run["spec"]["sha"] && other["spec"]["before"] == run["spec"]["before"] && near
+}
+
+/// How far a run's time of push may be from that in git's log, see [`pushed_at`].
+const PUSHED_WITHIN_SECONDS: u64 = 2;
+
+/// Room for a run's name: it is also the value of a label, which takes 63 characters, and may get a suffix.
+const RUN_NAME_CHARS_MAX: usize = 56;
 
 /// One line of a ref's log: `<before> <after> <who> <seconds> <zone>\t<why>` (git's reflog format).
 struct Update {
@@ -125,7 +164,12 @@ fn run_name(repository: &str, git_ref: &str, number: usize) -> String {
         .unwrap_or_else(|| git_ref.trim_start_matches("refs/").replace('/', "-"));
     let label = dns_label(&short, 24);
     let label = if label == short { label } else { format!("{label}-{}", &hash(git_ref)[..4]) };
-    format!("{repository}-{label}-{number}")
+    let name = format!("{repository}-{label}-{number}");
+    if name.len() <= RUN_NAME_CHARS_MAX {
+        return name;
+    }
+    let hash = hash(&format!("{repository} {git_ref}"));
+    format!("{}-{}-{number}", dns_label(&format!("{repository}-{label}"), 40), &hash[..6])
 }
 
 fn hash(text: &str) -> String {
@@ -142,13 +186,15 @@ async fn run_of(
     deploy: bool,
 ) -> Result<Value, RecordError> {
     let change = ChangeId::mint();
+    // A tag may name a tag object, whose commit is meant, or (rarely) something that is no commit at all.
     let facts =
-        git_output(directory, &["log", "-1", "--format=%an%n%cI%n%s", &update.after], git_ref).await?;
+        git_output(directory, &["log", "-1", "--format=%H%n%an%n%cI%n%s", &update.after], git_ref).await?;
     let mut facts = facts.lines();
+    let sha = facts.next().unwrap_or(&update.after).to_owned();
     let spec = RunSpec {
         repository: repository.to_owned(),
         git_ref: git_ref.to_owned(),
-        sha: update.after.clone(),
+        sha,
         before: update.before.clone(),
         change: change.to_string(),
         event: "push".into(),
@@ -246,6 +292,25 @@ mod tests {
         let update = Update::parse(&line).unwrap();
         assert_eq!((update.before.as_str(), update.seconds), (ZERO, 1_700_000_000));
         assert!(Update::parse("garbage").is_none());
+    }
+
+    #[test]
+    fn a_ref_that_is_deleted_and_pushed_again_is_not_taken_for_recorded() {
+        let line = |seconds: u32| format!("{ZERO} {} A <a@b> {seconds} +0000\tpush", "a".repeat(40));
+        let mark = format!("1 {}", hash(&line(5)));
+        assert_eq!(recorded_of(&mark, &line(5)), 1);
+        assert_eq!(recorded_of(&mark, &format!("{}\n{}", line(5), line(6))), 1);
+        assert_eq!(recorded_of(&mark, &line(6)), 0);
+        assert_eq!(recorded_of(&mark, ""), 0);
+        assert_eq!(recorded_of("1", &line(6)), 1, "a mark of before has no hash");
+        assert_eq!(recorded_of("", &line(6)), 0);
+    }
+
+    #[test]
+    fn a_runs_name_fits_into_a_label() {
+        let long = run_name(&"r".repeat(40), &format!("refs/heads/{}/x", "b".repeat(60)), 12345);
+        assert!(long.len() <= RUN_NAME_CHARS_MAX, "{long}");
+        assert_ne!(long, run_name(&"r".repeat(40), &format!("refs/heads/{}/y", "b".repeat(60)), 12345));
     }
 
     #[test]

@@ -78,6 +78,13 @@ fn token_of(headers: &HeaderMap) -> Option<String> {
     text.split_once(':').map(|(_, password)| password.to_owned())
 }
 
+/// Chunks of an answer on their way to a slow client.
+const ANSWER_CHUNKS_MAX: usize = 16;
+
+fn stream_of<T>(chunks: tokio::sync::mpsc::Receiver<T>) -> impl futures::Stream<Item = T> {
+    futures::stream::unfold(chunks, |mut chunks| async move { Some((chunks.recv().await?, chunks)) })
+}
+
 async fn backend(
     config: &Config,
     name: &str,
@@ -113,6 +120,7 @@ async fn backend(
     if !length.is_empty() {
         command.env("CONTENT_LENGTH", length);
     }
+    let pushes = rest == "git-receive-pack";
     let mut child = command.spawn()?;
     let mut stdin = child.stdin.take().expect("asked for above");
     let mut stdout = BufReader::new(child.stdout.take().expect("asked for above"));
@@ -150,7 +158,19 @@ async fn backend(
         // Reaps the process once it has ended, whether or not the client is still there.
         let _ = child.wait().await;
     });
-    let mut response = Response::new(Body::from_stream(ReaderStream::new(stdout)));
+    // The answer goes through a channel, so that a client that goes away does not close the backend's
+    // output: git would die of it between moving the ref and running the hook, and a push that says
+    // "everything up-to-date" the next time would have no run.
+    let (chunks_in, chunks) = tokio::sync::mpsc::channel(ANSWER_CHUNKS_MAX);
+    tokio::spawn(async move {
+        let mut output = ReaderStream::new(stdout);
+        while let Some(chunk) = output.next().await {
+            if chunks_in.send(chunk).await.is_err() && !pushes {
+                break;
+            }
+        }
+    });
+    let mut response = Response::new(Body::from_stream(stream_of(chunks)));
     *response.status_mut() = status;
     *response.headers_mut() = response_headers;
     Ok(response)
