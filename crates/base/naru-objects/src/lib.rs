@@ -142,9 +142,32 @@ pub fn dns_label(text: &str, length_max: usize) -> String {
     if out.is_empty() { "x".into() } else { out.to_owned() }
 }
 
+/// As [`dns_label`], and different texts stay different: one that does not survive as it is ends in a
+/// short hash of itself.
+pub fn dns_label_unique(text: &str, length_max: usize) -> String {
+    let label = dns_label(text, length_max);
+    if label == text {
+        return label;
+    }
+    // FNV-1a: stable over versions, and nobody gains by making two of their own names collide.
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, it| (hash ^ u64::from(it)).wrapping_mul(0x0100_0000_01b3));
+    format!("{}-{:08x}", dns_label(text, length_max.saturating_sub(9)), hash >> 32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_names_that_differ_at_the_end_stay_different() {
+        let of = |end: &str| dns_label_unique(&format!("{}-{end}", "a".repeat(70)), 60);
+        assert_ne!(of("x"), of("y"));
+        assert!(of("x").len() <= 60);
+        assert_ne!(dns_label_unique("a_b", 60), dns_label_unique("a-b", 60));
+        assert_eq!(dns_label_unique("shop-main-1-test", 60), "shop-main-1-test");
+    }
 
     #[test]
     fn free_text_becomes_a_name_that_kubernetes_accepts() {

@@ -8,18 +8,19 @@ use crate::protocol::{Event, Outcome, of_line};
 use futures::AsyncBufReadExt;
 use naru_client::{Cache, Client, EventKind, LogOptions};
 use naru_objects::{
-    Diagnostic, JobPhase, JobStatus, Run, RunPhase, RunStatus, StepStatus, dns_label, kinds, labels,
-    timestamp,
+    Diagnostic, JobPhase, JobStatus, Run, RunPhase, RunStatus, StepStatus, dns_label, dns_label_unique,
+    kinds, labels, timestamp,
 };
 use naru_plan::{Job, JobState, JobView, Next, Plan, outputs_of, plan_next, result_of};
 use naru_plan_dialects::{Dialect, Trigger, dialect_of};
 use naru_source::{Source, read_file};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// So many runs of a repository are kept, with their pods' logs; older ones go.
 const RUNS_KEPT: usize = 30;
@@ -55,35 +56,53 @@ pub fn start(client: Client, config: Config) -> tokio::task::JoinHandle<()> {
         let pods = client.cache(&kinds::POD, Some(&config.namespace), labels::RUN);
         runs.synced().await;
         pods.synced().await;
-        let driven = Arc::new(Mutex::new(HashSet::<String>::new()));
+        // Drivers end with this task: a daemon that is stopped must not fail what it can no longer reach.
+        let mut drivers = JoinSet::new();
+        let mut driven = HashMap::<String, tokio::task::Id>::new();
         loop {
             for object in runs.list() {
                 let Ok(run) = serde_json::from_value::<Run>((*object).clone()) else { continue };
                 if run.status.phase.is_final() || run.metadata.deletion_timestamp.is_some() {
                     continue;
                 }
-                let uid = run.metadata.uid.clone();
-                if !driven.lock().expect("no holder panics").insert(uid.clone()) {
+                let uid = run.metadata.uid;
+                if driven.contains_key(&uid) {
                     continue;
                 }
-                let driver = Driver {
-                    client: client.clone(),
-                    config: config.clone(),
-                    pods: pods.clone(),
-                    status: run.status.clone(),
-                    run,
-                    object,
-                };
-                let driven = Arc::clone(&driven);
-                tokio::spawn(async move {
-                    driver.drive().await;
-                    driven.lock().expect("no holder panics").remove(&uid);
-                });
+                let task =
+                    drivers.spawn(take_up(client.clone(), config.clone(), pods.clone(), run.metadata.name));
+                driven.insert(uid, task.id());
             }
             prune(&client, &config, &runs).await;
-            runs.changed().await;
+            tokio::select! {
+                () = runs.changed() => {}
+                Some(ended) = drivers.join_next_with_id() => match ended {
+                    Ok((id, ())) => driven.retain(|_, it| *it != id),
+                    // Driving it again would break again; the next start of the daemon tries it once more.
+                    Err(error) => tracing::error!(%error, "a run's driver broke (this is a bug in Naru)"),
+                }
+            }
         }
     })
+}
+
+/// Drives a run as the API has it now: the cached copy may be from before its end.
+async fn take_up(client: Client, config: Config, pods: Cache, name: String) {
+    let object = match client.get(&kinds::RUN, &config.namespace, &name).await {
+        Ok(Some(object)) => object,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::warn!(run = %name, %error, "the run is taken up again");
+            return tokio::time::sleep(TAKE_UP_PAUSE).await;
+        }
+    };
+    let Ok(run) = serde_json::from_value::<Run>(object.clone()) else { return };
+    if run.status.phase.is_final() {
+        // The cache will have it in a moment.
+        return tokio::time::sleep(STATUS_EVERY).await;
+    }
+    let driver = Driver { client, config, pods, status: run.status.clone(), run, object: Arc::new(object) };
+    driver.drive().await;
 }
 
 /// Old runs go, and with them, as their dependents, pods and logs.
@@ -138,29 +157,43 @@ struct Driver {
 
 impl Driver {
     async fn drive(mut self) {
-        let plans = match self.plan().await {
-            Ok(plans) => plans,
-            Err(()) => return,
+        let done = match self.plan().await {
+            Ok(Some(plans)) => self.carry_out(&plans).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
         };
-        if let Err(error) = self.carry_out(&plans).await {
-            // The objects are as they are; the next look at the run goes on from there.
+        if let Err(error) = done {
+            // The objects are as they are; a run that has not ended is taken up again once this returns.
             tracing::warn!(run = %self.run.metadata.name, %error, "the run is taken up again");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let _ = self.client.patch_merge(
-                &kinds::RUN, &self.config.namespace, &self.run.metadata.name,
-                &json!({"metadata": {"annotations": {"naru.dev/retried-at": timestamp(jiff::Timestamp::now())}}}),
-            ).await;
+            tokio::time::sleep(TAKE_UP_PAUSE).await;
         }
     }
 
-    /// Reads the workflows at the commit. Ends the run if they cannot be honoured.
-    async fn plan(&mut self) -> Result<Vec<Planned>, ()> {
+    /// The files of the commit. A server that is just starting or a full disk is no reason to fail a run.
+    async fn checkout(&self) -> Result<tempfile::TempDir, naru_source::Error> {
+        let spec = &self.run.spec;
+        let mut attempt = 1;
+        loop {
+            match self.config.source.checkout(&spec.repository, &spec.sha).await {
+                Err(error) if attempt < CHECKOUT_ATTEMPTS_MAX => {
+                    tracing::warn!(run = %self.run.metadata.name, %error, "the commit is read again");
+                    tokio::time::sleep(TAKE_UP_PAUSE * attempt).await;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Reads the workflows at the commit. `None` if that ended the run: they cannot be honoured, or none
+    /// applies.
+    async fn plan(&mut self) -> Result<Option<Vec<Planned>>, naru_client::Error> {
         let spec = self.run.spec.clone();
-        let tree = match self.config.source.checkout(&spec.repository, &spec.sha).await {
+        let tree = match self.checkout().await {
             Ok(tree) => tree,
             Err(error) => {
                 self.end(RunPhase::Failed, &format!("cannot read the commit: {error}")).await;
-                return Err(());
+                return Ok(None);
             }
         };
         let trigger = Trigger {
@@ -192,11 +225,11 @@ impl Driver {
         self.status.diagnostics = diagnostics;
         if refused {
             self.end(RunPhase::Refused, "a workflow cannot be honoured; nothing was run").await;
-            return Err(());
+            return Ok(None);
         }
         if plans.is_empty() {
             self.end(RunPhase::Succeeded, "no workflow applies to this push").await;
-            return Err(());
+            return Ok(None);
         }
         if self.status.jobs.is_empty() {
             let several = plans.len() > 1;
@@ -218,13 +251,19 @@ impl Driver {
                     ..JobStatus::default()
                 })
                 .collect();
+            unique_keys(&mut self.status.jobs);
+        } else if self.status.jobs.len() != plans.iter().map(|it| it.plan.jobs.len()).sum::<usize>() {
+            let why =
+                "this naru reads the workflow differently from the one that began; push again to run it anew";
+            self.end(RunPhase::Interrupted, why).await;
+            return Ok(None);
         }
         self.status.phase = RunPhase::Running;
         if self.status.started_at.is_empty() {
             self.status.started_at = now();
         }
-        self.write().await.map_err(|error| tracing::warn!(%error, "the run's status is not written"))?;
-        Ok(plans)
+        self.write().await?;
+        Ok(Some(plans))
     }
 
     async fn carry_out(&mut self, plans: &[Planned]) -> Result<(), naru_client::Error> {
@@ -328,7 +367,7 @@ impl Driver {
         let job = &planned.plan.jobs[index];
         let views = self.views(planned);
         let at = planned.offset + index;
-        let pod = dns_label(&format!("{}-{}", self.run.metadata.name, self.status.jobs[at].key), 60);
+        let pod = dns_label_unique(&format!("{}-{}", self.run.metadata.name, self.status.jobs[at].key), 60);
         let mut contexts = self.contexts(planned, job, &views);
         contexts.insert("secrets".into(), self.secrets().await?);
         let spec = &self.run.spec;
@@ -428,14 +467,14 @@ impl Driver {
             })
             .collect();
         // A job runs if all that it needs, and what those need, went well.
-        let status =
-            needs.values().map(|it| it["result"].as_str().unwrap_or_default()).fold("success", |all, it| {
-                match (all, it) {
-                    ("failure", _) | (_, "failure") => "failure",
-                    (_, "success") => all,
-                    _ => "skipped",
-                }
-            });
+        let status = ancestors(job, jobs).into_iter().map(|id| result_of(id, jobs, views)).fold(
+            "success",
+            |all, it| match (all, it) {
+                ("failure", _) | (_, "failure") => "failure",
+                (_, "success") => all,
+                _ => "skipped",
+            },
+        );
         let contexts = json!({
             "github": {
                 "event_name": spec.event, "sha": spec.sha, "ref": spec.git_ref, "ref_name": ref_name,
@@ -479,7 +518,7 @@ impl Driver {
         }
         let Some(pod) = self.pods.get(&self.config.namespace, &job.pod) else {
             // The cache may lag behind a pod that was just created; one that had started and is gone is lost.
-            if job.steps.iter().any(|it| it.phase != JobPhase::Pending) {
+            if job.steps.iter().any(|it| it.phase != JobPhase::Pending) || age(job) > POD_SEEN_WITHIN {
                 job.phase = JobPhase::Interrupted;
                 job.message = "its pod is gone".into();
                 job.finished_at = now();
@@ -494,10 +533,12 @@ impl Driver {
                 job.phase = JobPhase::Failed;
                 job.message = pod_message(&pod);
                 job.finished_at = now();
-            } else if let Some(reason) = container["state"]["waiting"]["message"].as_str() {
-                reason.clone_into(&mut job.message);
-                let since =
-                    job.started_at.parse::<jiff::Timestamp>().unwrap_or_else(|_| jiff::Timestamp::now());
+            } else {
+                let said = container["state"]["waiting"]["message"].as_str();
+                if let Some(said) = said {
+                    said.clone_into(&mut job.message);
+                }
+                let within = if said.is_some() { JOB_STARTS_WITHIN } else { SILENT_JOB_STARTS_WITHIN };
                 let hopeless = matches!(
                     container["state"]["waiting"]["reason"].as_str(),
                     Some(
@@ -507,8 +548,11 @@ impl Driver {
                             | "Unsupported"
                     )
                 );
-                if hopeless || jiff::Timestamp::now().duration_since(since) > JOB_STARTS_WITHIN {
+                if hopeless || age(job) > within {
                     job.phase = JobPhase::Failed;
+                    if job.message.is_empty() {
+                        job.message = "its pod did not start".into();
+                    }
                     job.finished_at = now();
                     let (client, namespace, pod) =
                         (self.client.clone(), self.config.namespace.clone(), job.pod.clone());
@@ -523,16 +567,36 @@ impl Driver {
         let reports = reports.clone();
         tokio::spawn(async move {
             let options = LogOptions { follow: true, ..LogOptions::default() };
-            if let Ok(reader) = client.logs(&namespace, &name, "job", &options).await {
-                let mut lines = reader.lines();
-                while let Some(Ok(line)) = futures::StreamExt::next(&mut lines).await {
-                    if let Some(event) = of_line(&nonce, &line)
-                        && reports.send(Report::Event(index, event)).await.is_err()
-                    {
-                        return;
+            // A log that cannot be read says nothing about the job, so it is asked for again, from its start:
+            // taking an event twice changes nothing.
+            for _ in 0..LOG_ATTEMPTS_MAX {
+                match client.logs(&namespace, &name, "job", &options).await {
+                    Ok(reader) => {
+                        let mut lines = reader.lines();
+                        let mut broken = false;
+                        while let Some(line) = futures::StreamExt::next(&mut lines).await {
+                            let Ok(line) = line else {
+                                broken = true;
+                                break;
+                            };
+                            if let Some(event) = of_line(&nonce, &line)
+                                && reports.send(Report::Event(index, event)).await.is_err()
+                            {
+                                return;
+                            }
+                        }
+                        if !broken {
+                            break;
+                        }
                     }
+                    Err(error) if error.is_not_found() => break,
+                    Err(error) => tracing::debug!(pod = %name, %error, "the job's log cannot be read yet"),
                 }
+                tokio::time::sleep(LOG_PAUSE).await;
             }
+            // The pod's end may be seen a little later than its log's; nor may a log that ends at once be
+            // asked for without a pause.
+            tokio::time::sleep(LOG_PAUSE).await;
             let _ = reports.send(Report::LogEnded(index)).await;
         });
     }
@@ -592,6 +656,57 @@ impl Driver {
             .await
             .map(|_| ())
     }
+}
+
+/// The pause before a run whose driver met an error is driven again.
+const TAKE_UP_PAUSE: Duration = Duration::from_secs(1);
+
+/// So often a commit is asked for before the run has failed.
+const CHECKOUT_ATTEMPTS_MAX: u32 = 5;
+
+/// So often a job's log is asked for before its pod alone is believed, and the pause in between.
+const LOG_ATTEMPTS_MAX: u32 = 20;
+const LOG_PAUSE: Duration = Duration::from_millis(300);
+
+/// A pod that was created and is not in the cache by then is gone.
+const POD_SEEN_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+
+/// A pod that says nothing about why it does not start (there is no room for it) has failed by then.
+const SILENT_JOB_STARTS_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(30);
+
+/// How long ago the job was started.
+fn age(job: &JobStatus) -> jiff::SignedDuration {
+    let now = jiff::Timestamp::now();
+    now.duration_since(job.started_at.parse().unwrap_or(now))
+}
+
+/// Makes every job's key, and so its pod's name, its own: `ci.yml` and `ci.yaml`, or a matrix `test` and a
+/// job `test-1`, would share one.
+fn unique_keys(jobs: &mut [JobStatus]) {
+    let mut taken = BTreeSet::new();
+    for job in jobs {
+        let mut key = job.key.clone();
+        let mut number = 2;
+        while !taken.insert(dns_label(&key, 63)) {
+            key = format!("{}-x{number}", job.key);
+            number += 1;
+        }
+        job.key = key;
+    }
+}
+
+/// Everything that a job needs, directly or not: a job that failed far up keeps this one from running,
+/// also when what lies between was skipped or runs always.
+fn ancestors<'a>(job: &'a Job, jobs: &'a [Job]) -> BTreeSet<&'a str> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<&str> = job.needs.iter().map(String::as_str).collect();
+    while let Some(id) = open.pop() {
+        if found.insert(id) {
+            let of_id = jobs.iter().filter(|it| it.id == id);
+            open.extend(of_id.flat_map(|it| &it.needs).map(String::as_str));
+        }
+    }
+    found
 }
 
 /// A job whose image cannot be had by then has failed: a registry that is down for longer is no hiccup.
@@ -688,4 +803,30 @@ fn stem(path: &str) -> &str {
 
 fn now() -> String {
     timestamp(jiff::Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_of_files_with_the_same_stem_get_pods_of_their_own() {
+        let job = |key: &str| JobStatus { key: key.into(), ..JobStatus::default() };
+        let mut jobs = [job("ci-test"), job("ci-test"), job("ci_test"), job("other")];
+        unique_keys(&mut jobs);
+        let pods: BTreeSet<String> = jobs.iter().map(|it| dns_label(&it.key, 60)).collect();
+        assert_eq!(pods.len(), 4, "{pods:?}");
+        assert_eq!((jobs[0].key.as_str(), jobs[3].key.as_str()), ("ci-test", "other"));
+    }
+
+    #[test]
+    fn a_job_looks_at_what_its_needs_need() {
+        let job = |id: &str, needs: &[&str]| Job {
+            id: id.into(),
+            needs: needs.iter().map(|it| (*it).to_owned()).collect(),
+            ..Job::default()
+        };
+        let jobs = [job("a", &[]), job("b", &["a"]), job("c", &["b"]), job("d", &[])];
+        assert_eq!(ancestors(&jobs[2], &jobs), BTreeSet::from(["a", "b"]));
+    }
 }

@@ -27,6 +27,9 @@ const SUMMARY_BYTES_MAX: usize = 1024 * 1024;
 /// there at once; this only bounds the wait for a process that the step left behind.
 const DRAIN: Duration = Duration::from_millis(50);
 
+/// More cannot have been in the pipe when the step ended (a pipe's size is at most 1 MiB by default).
+const DRAIN_BYTES_MAX: usize = 1024 * 1024;
+
 /// How often a checkout asks the server, and how much longer it waits after each time: a restart of naru
 /// takes a second or two, an upgrade some more.
 const FETCH_ATTEMPTS_MAX: u32 = 8;
@@ -34,6 +37,13 @@ const FETCH_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a stopped step may take to clean up before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(7);
+
+/// No timeout is longer: a number that somebody typed must not overflow the clock.
+const TIMEOUT_MINUTES_MAX: u64 = 60 * 24 * 365;
+
+fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count.min(TIMEOUT_MINUTES_MAX))
+}
 
 /// Everything that a job needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,7 +76,7 @@ pub async fn run(file: JobFile, image_path: String, out: &mut (dyn Write + Send)
     for secret in file.contexts.get("secrets").and_then(Value::as_object).into_iter().flatten() {
         mask.add(secret.1.as_str().unwrap_or_default());
     }
-    let deadline = Instant::now() + Duration::from_secs(60 * file.job.timeout_minutes.max(1));
+    let deadline = Instant::now() + minutes(file.job.timeout_minutes.max(1));
     let mut run = JobRun {
         out,
         mask,
@@ -78,6 +88,7 @@ pub async fn run(file: JobFile, image_path: String, out: &mut (dyn Write + Send)
         failed: false,
         cancelled: false,
         summary: String::new(),
+        groups: Vec::new(),
         image_path,
         file,
     };
@@ -99,6 +110,9 @@ struct JobRun<'a> {
     failed: bool,
     cancelled: bool,
     summary: String,
+    /// The process groups of steps that have ended: what they started in the background (a server for the
+    /// tests) is there for later steps and ends with the job, as on GitHub.
+    groups: Vec<nix::unistd::Pid>,
     image_path: String,
 }
 
@@ -117,6 +131,9 @@ impl JobRun<'_> {
         let steps = self.file.job.steps.clone();
         for (index, step) in steps.iter().enumerate() {
             self.step(index, step).await;
+        }
+        for group in std::mem::take(&mut self.groups) {
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         }
         let outputs = self.outputs();
         let outcome = if self.failed || self.cancelled { Outcome::Failed } else { Outcome::Succeeded };
@@ -297,7 +314,7 @@ impl JobRun<'_> {
         self.environment(&mut command, env, &directory);
         let timeout = match step.timeout_minutes {
             0 => self.deadline,
-            minutes => self.deadline.min(Instant::now() + Duration::from_secs(60 * minutes)),
+            it => self.deadline.min(Instant::now() + minutes(it)),
         };
         let end = self.execute(command, &words[0], timeout).await;
         self.read_files(step, &directory);
@@ -383,11 +400,13 @@ impl JobRun<'_> {
         let mut buffer = vec![0u8; 32 * 1024];
         let mut kill_at = None;
         let mut why = None;
+        let mut open = true;
         let status = loop {
             let next_deadline = kill_at.unwrap_or(deadline);
             tokio::select! {
-                read = pipe.read(&mut buffer) => match read {
-                    Ok(0) | Err(_) => break child.wait().await,
+                read = pipe.read(&mut buffer), if open => match read {
+                    // It may have closed its output and go on; its end and the deadline still count.
+                    Ok(0) | Err(_) => open = false,
                     Ok(count) => self.lines(lines.push(&buffer[..count])),
                 },
                 status = child.wait() => break status,
@@ -408,15 +427,28 @@ impl JobRun<'_> {
                 }
             }
         };
-        while let Ok(Ok(count)) = tokio::time::timeout(DRAIN, pipe.read(&mut buffer)).await {
+        if why.is_some() {
+            // A step that was stopped leaves nothing running.
+            signal_group(nix::sys::signal::Signal::SIGKILL);
+        }
+        // Bounded in bytes, too: what was left in the background may never stop talking.
+        let mut drained = 0;
+        while open
+            && drained < DRAIN_BYTES_MAX
+            && let Ok(Ok(count)) = tokio::time::timeout(DRAIN, pipe.read(&mut buffer)).await
+        {
             if count == 0 {
-                break;
+                open = false;
             }
+            drained += count;
             self.lines(lines.push(&buffer[..count]));
         }
         self.lines(lines.finish());
-        // What the step left running would hold on to its files.
-        signal_group(nix::sys::signal::Signal::SIGKILL);
+        self.groups.extend(group);
+        if open {
+            // A reader that goes away would end what was left in the background at its next line.
+            tokio::spawn(async move { while let Ok(1..) = pipe.read(&mut buffer).await {} });
+        }
         if let Some(why) = why {
             self.say(&format!("error: {why}"));
             return FAILED;
@@ -664,6 +696,32 @@ mod tests {
             ends,
             [(Outcome::Failed, Some(3)), (Outcome::Skipped, None), (Outcome::Succeeded, Some(0))]
         );
+    }
+
+    #[tokio::test]
+    async fn a_step_that_closes_its_output_is_still_bound_by_its_end() {
+        let (code, log, _) =
+            job(vec![run_step("", "exec >&- 2>&-; sleep 0.2; exit 4"), run_step("", "echo never")]).await;
+        assert_eq!(code, 1);
+        assert!(!log.contains("never"), "{log}");
+    }
+
+    #[tokio::test]
+    async fn what_a_step_starts_in_the_background_serves_later_steps_and_ends_with_the_job() {
+        let (code, log, _) = job(vec![
+            run_step("", "(while sleep 0.02; do echo beat; echo x >> beats; done) & echo $! > pid"),
+            run_step("", "before=$(wc -l < beats); sleep 0.3; after=$(wc -l < beats); test $after -gt $before; cat pid"),
+        ])
+        .await;
+        assert_eq!(code, 0, "{log}");
+        let pid = log.lines().filter_map(|it| it.parse::<i32>().ok()).next_back().unwrap();
+        let gone = async {
+            // Killed is not reaped: a zombie has no command line.
+            while std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|it| !it.is_empty()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), gone).await.unwrap();
     }
 
     #[tokio::test]

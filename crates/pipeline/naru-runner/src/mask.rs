@@ -20,6 +20,10 @@ pub struct Mask {
 impl Mask {
     /// Hides a value from now on: as it is, each of its lines, and encoded as base64, URL or JSON.
     pub fn add(&mut self, secret: &str) {
+        if secret.trim().len() < VALUE_BYTES_MIN {
+            // Nor are its encodings: that of nothing at all is `Cg==`.
+            return;
+        }
         let mut forms = vec![secret.to_owned(), secret.trim().to_owned()];
         forms.extend(secret.lines().map(|it| it.trim().to_owned()));
         for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
@@ -74,5 +78,7 @@ mod tests {
             );
         }
         assert_eq!(mask.apply("nothing here"), "nothing here");
+        mask.add("");
+        assert_eq!(mask.apply("Cg=="), "Cg==");
     }
 }
