@@ -267,7 +267,7 @@ pub fn leftovers(bridge: &str, dir: &str) -> Vec<String> {
     let mut left = Vec::new();
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     left.extend(
-        mounts.lines().filter(|it| it.contains(&format!("{dir}/data"))).map(|it| format!("mount {it}")),
+        mounts.lines().filter(|it| it.contains(&format!("{dir}/data/"))).map(|it| format!("mount {it}")),
     );
     let links = Command::new("ip").args(["-o", "link"]).output().unwrap();
     left.extend(text(&links).lines().filter(|it| it.contains(bridge)).map(|it| format!("link {it}")));
