@@ -5,6 +5,7 @@
 
 pub mod expression;
 mod matrix;
+mod pattern;
 mod workflow;
 
 use crate::Dialect;

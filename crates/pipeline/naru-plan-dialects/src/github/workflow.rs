@@ -3,8 +3,8 @@
 
 use super::expression;
 use super::matrix::{self, COMBINATIONS_MAX};
+use super::pattern::Pattern;
 use crate::{Lowered, Trigger};
-use globset::GlobBuilder;
 use naru_plan::{Action, Job, Plan, Step, needs_cycle};
 use naru_text::yaml::{self, Data, Node};
 use naru_text::{Finding, suggest_hint};
@@ -290,13 +290,13 @@ impl Reader<'_> {
         for item in items {
             let text = item.as_str().unwrap_or_default();
             let (negative, pattern) = text.strip_prefix('!').map_or((false, text), |it| (true, it));
-            match GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build() {
-                Ok(glob) => {
-                    if glob.compile_matcher().is_match(name) {
+            match Pattern::parse(pattern) {
+                Ok(it) => {
+                    if it.matches(name) {
                         matched = !negative;
                     }
                 }
-                Err(error) => self.error(item, format!("not a pattern: {}", error.kind())),
+                Err(error) => self.error(item, format!("not a pattern: {error}")),
             }
         }
         matched
