@@ -38,22 +38,23 @@ pub fn fold(runs: &[Run], releases: &[Release], now: Timestamp, window: SignedDu
     let mut deployments = 0;
     let mut restores = Vec::new();
     let mut failures = 0;
-    for (release, live_at) in &live {
+    // A release that brings an earlier one back is a repair and no change: it counts on neither side.
+    for (release, live_at) in live.iter().filter(|(it, _)| it.spec.rollback_of.is_none()) {
         if let Some(promoted) = time(&release.status.promoted_at) {
-            if release.spec.rollback_of.is_none() {
-                deployments += 1;
-                let run = runs.iter().find(|it| it.spec.change == release.spec.change);
-                let committed = run.and_then(|it| time(&it.spec.committed_at).or(time(&it.spec.pushed_at)));
-                if let Some(committed) = committed {
-                    lead_times.push(promoted.duration_since(committed).as_secs_f64().max(0.0));
-                }
+            deployments += 1;
+            let run = runs.iter().find(|it| it.spec.change == release.spec.change);
+            let committed = run.and_then(|it| time(&it.spec.committed_at).or(time(&it.spec.pushed_at)));
+            if let Some(committed) = committed {
+                lead_times.push(promoted.duration_since(committed).as_secs_f64().max(0.0));
             }
-            // Undone by hand: a later release brought the one before it back.
+            // Undone by hand: the release after it brought one before it back.
             let undone = live.iter().find(|(other, at)| {
-                other.spec.app == release.spec.app && other.spec.rollback_of.is_some() && at > live_at
+                other.spec.app == release.spec.app
+                    && other.spec.rollback_of.is_some()
+                    && at > live_at
+                    && is_next(release, other, &live)
             });
             if let Some((undo, _)) = undone
-                && is_next(release, undo, &live)
                 && let Some(restored) = time(&undo.status.promoted_at)
             {
                 failures += 1;
@@ -162,5 +163,28 @@ mod tests {
         let figures = fold(&[], &releases, now, SignedDuration::from_hours(24));
         assert_eq!((figures.deployments, figures.failures), (2, 1));
         assert_eq!(figures.time_to_restore_seconds, Some(600.0));
+    }
+
+    #[test]
+    fn rollbacks_count_once_whatever_the_order_of_the_list_and_are_no_changes_themselves() {
+        let at = |hour: u32| {
+            let time = format!("2026-01-01T{hour:02}:00:00Z");
+            json!({"phase": "Superseded", "liveAt": time, "promotedAt": time})
+        };
+        let bad_rollback = json!({"phase": "RolledBack", "liveAt": "2026-01-01T11:00:00Z", "finishedAt": "2026-01-01T11:01:00Z"});
+        // As the API lists them, by name: `shop-r10` stands before `shop-r2`.
+        let releases = [
+            release(1, "c-1", at(1), None),
+            release(10, "c-1", at(10), Some("shop-r1")),
+            release(11, "c-1", bad_rollback, Some("shop-r1")),
+            release(2, "c-2", at(2), None),
+            release(3, "c-1", at(3), Some("shop-r1")),
+            release(9, "c-9", at(9), None),
+        ];
+        let now = "2026-01-01T13:00:00Z".parse().unwrap();
+        let figures = fold(&[], &releases, now, SignedDuration::from_hours(24));
+        assert_eq!((figures.deployments, figures.failures), (3, 2));
+        assert_eq!(figures.change_failure_rate, Some(2.0 / 3.0));
+        assert_eq!(figures.time_to_restore_seconds, Some(3600.0));
     }
 }
