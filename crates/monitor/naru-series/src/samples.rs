@@ -3,7 +3,7 @@
 use crate::exposition::Line;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 /// Samples kept per series: twenty minutes at one a second, longer than any sensible canary window.
 const SAMPLES_MAX: usize = 1200;
@@ -55,10 +55,13 @@ impl Ring {
 #[derive(Clone, Default)]
 pub struct Samples {
     by_name: Arc<RwLock<HashMap<String, Series>>>,
+    /// When the first sample came: before it, nobody counted.
+    since: Arc<OnceLock<Timestamp>>,
 }
 
 impl Samples {
     pub fn push(&self, lines: Vec<Line>, at: Timestamp) {
+        self.since.get_or_init(|| at);
         let at = at.as_millisecond();
         let mut by_name = self.by_name.write().expect("no holder panics");
         for line in lines {
@@ -71,6 +74,11 @@ impl Samples {
         for series in by_name.values_mut() {
             series.retain(|_, ring| ring.points.back().is_some_and(|(last, _)| at - last < FORGET_AFTER_MS));
         }
+    }
+
+    /// When counting began. Samples live in memory, so it is never before the daemon's start.
+    pub fn since(&self) -> Option<Timestamp> {
+        self.since.get().copied()
     }
 
     /// When the latest sample of any series of the name was taken.

@@ -141,7 +141,10 @@ fn verdict_of(release: &Release, previous: &Release, samples: &Samples, now: Tim
     if given.is_some_and(|it| it.outcome != VerdictOutcome::Inconclusive) {
         return None;
     }
-    let from: Timestamp = status.step_started_at.parse().ok()?;
+    let started: Timestamp = status.step_started_at.parse().ok()?;
+    // After a restart of the daemon the window begins anew: requests that nobody counted are no ground to
+    // call a step quiet, and so good.
+    let from = samples.since().map_or(started, |it| it.max(started));
     let figures = |services: &[ServiceRollout]| {
         let all: Vec<Figures> =
             services.iter().map(|it| figures_of(samples, &it.workload, from, now)).collect();
@@ -243,6 +246,34 @@ mod tests {
         let old = figures(300, 0.99, 0.05);
         assert_eq!(outcome(figures(30, 0.97, 0.06), old, at(10)), Some(VerdictOutcome::Good));
         assert_eq!(outcome(figures(30, 0.99, 0.5), old, at(10)), Some(VerdictOutcome::Bad));
+    }
+
+    #[test]
+    fn a_restart_in_the_middle_of_a_step_does_not_make_it_good() {
+        let release = |number: u64, status: serde_json::Value| -> Release {
+            serde_json::from_value(json!({
+                "apiVersion": "naru.dev/v1", "kind": "Release", "metadata": {"name": format!("shop-r{number}")},
+                "spec": {"app": "shop", "number": number, "change": "c", "images": {}, "objects": [],
+                         "services": [{"service": "web", "workload": format!("shop-web-r{number}"), "replicas": 1,
+                                       "port": 80, "strategy": {"type": "canary", "steps": [10, 100], "windowSeconds": 10}}]},
+                "status": status,
+            }))
+            .unwrap()
+        };
+        let old = release(1, json!({"phase": "Promoted"}));
+        let new = release(
+            2,
+            json!({"phase": "Progressing", "weight": 10, "stepStartedAt": "2026-01-01T00:00:00Z"}),
+        );
+        let back: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
+        let samples = Samples::default();
+        let line = || crate::exposition::Line { name: SCRAPED.into(), labels: Vec::new(), value: 1.0 };
+        samples.push(vec![line()], back);
+        assert_eq!(verdict_of(&new, &old, &samples, back), None);
+        let later = back + SignedDuration::from_secs(30);
+        samples.push(vec![line()], later);
+        let verdict = verdict_of(&new, &old, &samples, later).unwrap();
+        assert_eq!(verdict.outcome, VerdictOutcome::Good);
     }
 
     #[test]
