@@ -36,15 +36,20 @@ impl Error {
     }
 }
 
-impl<E: std::error::Error> From<E> for Error {
+impl<E: std::error::Error + 'static> From<E> for Error {
     fn from(error: E) -> Self {
+        // The daemon that `endpoints.json` tells of may be gone.
+        let silent = (&error as &dyn std::error::Error)
+            .downcast_ref::<naru_client::Error>()
+            .is_some_and(|it| it.code == 0);
+        let hint = silent.then(|| "is the daemon running? `naru serve` starts it".to_owned());
         let mut causes = Vec::new();
         let mut source = error.source();
         while let Some(it) = source {
             causes.push(it.to_string());
             source = it.source();
         }
-        Self { message: error.to_string(), causes, hint: None }
+        Self { message: error.to_string(), causes, hint }
     }
 }
 

@@ -112,8 +112,12 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     });
 
     // The stages of the loop. Each holds a client and its own few settings, and nothing of the others.
+    let scratch = data_dir.join("scratch");
+    let _ = std::fs::remove_dir_all(&scratch);
+    std::fs::create_dir_all(&scratch).context(|| format!("cannot make {}", scratch.display()))?;
     let source =
-        Source::new(format!("http://127.0.0.1:{}/git", http_address.port()), tokens.for_reading_all());
+        Source::new(format!("http://127.0.0.1:{}/git", http_address.port()), tokens.for_reading_all())
+            .with_scratch(scratch);
     let mut stages = vec![naru_builder::start(
         Builder::new(images, client.clone(), naru_builder::Config::new(data_dir.join("builds"), NAMESPACE))?,
         client.clone(),

@@ -25,15 +25,28 @@ impl Kind {
         };
         if let (true, Some(namespace)) = (self.namespaced, namespace) {
             path.push_str("/namespaces/");
-            path.push_str(namespace);
+            push_segment(&mut path, namespace);
         }
         path.push('/');
         path.push_str(self.plural);
         if let Some(name) = name {
             path.push('/');
-            path.push_str(name);
+            push_segment(&mut path, name);
         }
         path
+    }
+}
+
+/// One segment of a path, percent-encoded: a name may come from a command line, and must neither break
+/// the URL nor lead to another object.
+fn push_segment(path: &mut String, segment: &str) {
+    for byte in segment.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b':' => path.push(byte as char),
+            // Two dots alone would be the folder above.
+            b'.' if !matches!(segment, "." | "..") => path.push('.'),
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
     }
 }
 
@@ -94,4 +107,21 @@ pub const ALL: &[Kind] = &[
 pub fn of(object: &serde_json::Value) -> Option<&'static Kind> {
     let (api_version, kind) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
     ALL.iter().find(|it| it.kind == kind && it.api_version() == api_version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_one_segment() {
+        let path = |name| RUN.path(Some("default"), Some(name));
+        assert_eq!(path("shop-main-1"), "/apis/naru.dev/v1/namespaces/default/runs/shop-main-1");
+        assert!(path("a b/../c?d").ends_with("/runs/a%20b%2F..%2Fc%3Fd"));
+        assert!(path("..").ends_with("/runs/%2E%2E"));
+        assert_eq!(
+            CRD.path(None, Some("runs.naru.dev")),
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/runs.naru.dev"
+        );
+    }
 }

@@ -10,7 +10,7 @@
 //! ```
 
 use base64::Engine as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -34,18 +34,30 @@ pub enum Error {
 pub struct Source {
     base_url: String,
     token: String,
+    /// Where checked-out trees are; the system's temporary directory if nobody said.
+    scratch: Option<PathBuf>,
 }
 
 impl Source {
     /// `base_url` has no trailing slash; repositories are at `<base_url>/<name>.git`.
     pub fn new(base_url: impl Into<String>, token: impl Into<String>) -> Self {
-        Self { base_url: base_url.into(), token: token.into() }
+        Self { base_url: base_url.into(), token: token.into(), scratch: None }
+    }
+
+    /// Puts trees into a directory of the caller, who clears it at start: a process that is killed cannot
+    /// remove its own.
+    pub fn with_scratch(self, directory: PathBuf) -> Self {
+        Self { scratch: Some(directory), ..self }
     }
 
     /// The repository's files at a commit, in a directory that is removed with the returned handle.
     /// No hooks run, no submodules are followed, and the directory holds no credentials.
     pub async fn checkout(&self, repository: &str, sha: &str) -> Result<TempDir, Error> {
-        let dir = tempfile::Builder::new().prefix("naru-source-").tempdir().map_err(Error::Spawn)?;
+        let scratch = self.scratch.clone().unwrap_or_else(std::env::temp_dir);
+        let dir = tempfile::Builder::new()
+            .prefix("naru-source-")
+            .tempdir_in(&scratch)
+            .map_err(|source| Error::Read { path: scratch.display().to_string(), source })?;
         let url = format!("{}/{repository}.git", self.base_url);
         let steps: [&[&str]; 3] = [
             &["init", "--quiet"],

@@ -4,7 +4,7 @@ use crate::cli::Global;
 use crate::connection;
 use crate::error::{Error, Result};
 use clap::Args;
-use futures::{AsyncBufReadExt, StreamExt};
+use futures::{AsyncBufReadExt, AsyncReadExt};
 use naru_client::{Cache, Client, LogOptions};
 use naru_objects::{
     Image, ImagePhase, JobPhase, NAMESPACE, Release, ReleasePhase, Run, RunPhase, VerdictOutcome, kinds,
@@ -14,6 +14,9 @@ use naru_runner::protocol::for_people;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use tokio::sync::mpsc;
+
+/// Longer lines are shown in pieces; a job's last word may hold a summary of a megabyte.
+const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 #[derive(Args)]
 pub struct LogsArgs {
@@ -77,9 +80,21 @@ async fn copy_log(
             return;
         }
     };
-    let mut reader = reader.lines();
-    while let Some(Ok(line)) = reader.next().await {
-        if let Some(line) = shown(&line)
+    let mut reader = reader;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // A program may print what is no text; that must not end its log.
+        match (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
+            Ok(1..) => {}
+            Ok(0) => return,
+            Err(error) => {
+                let _ = lines.send(format!("(the log breaks off: {error})")).await;
+                return;
+            }
+        }
+        let text = String::from_utf8_lossy(&line);
+        if let Some(line) = shown(text.trim_end_matches(['\n', '\r']))
             && lines.send(line).await.is_err()
         {
             return;
