@@ -159,7 +159,7 @@ impl Executor<'_> {
                 return Ok(());
             }
             Step::RollBack { why } => {
-                self.set_weight(release, previous, 0).await?;
+                self.restore(release, previous).await?;
                 status.weight = 0;
                 note(&mut status, "all traffic back on the release before");
                 self.write(release, &status).await?;
@@ -167,6 +167,7 @@ impl Executor<'_> {
                 return Ok(());
             }
             Step::Fail { why } => {
+                self.restore(release, previous).await?;
                 self.end(release, status, ReleasePhase::Failed, &why).await?;
                 return Ok(());
             }
@@ -274,6 +275,30 @@ impl Executor<'_> {
         Ok(())
     }
 
+    /// What releases share (the routes with their host names, the stable services) is as the release
+    /// before had it; what only the new one has goes.
+    async fn restore(&self, release: &Release, previous: Option<&Release>) -> Result<(), naru_client::Error> {
+        let Some(previous) = previous else { return Ok(()) };
+        for object in shared_objects(previous) {
+            let kind = kinds::of(object).expect("shared objects are of known kinds");
+            let mut object = object.clone();
+            if *kind == kinds::HTTP_ROUTE {
+                let name = naru_objects::name_of(&object).to_owned();
+                set_backends(&mut object, previous, None, &name, 100);
+            }
+            self.client.apply(kind, &object, labels::MANAGER).await?;
+        }
+        for object in shared_objects(release) {
+            let kind = kinds::of(object).expect("shared objects are of known kinds");
+            let name = naru_objects::name_of(object);
+            let stays = |it: &&Value| kinds::of(it) == Some(kind) && naru_objects::name_of(it) == name;
+            if !shared_objects(previous).any(|it| stays(&it)) {
+                self.client.delete(kind, &self.config.namespace, name, None).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the cluster says about the workloads of these releases.
     fn workloads(&self, releases: &[Option<&Release>]) -> Workloads {
         let namespace = &self.config.namespace;
@@ -338,6 +363,14 @@ impl Executor<'_> {
         let about = serde_json::to_value(release).expect("a release always serialises");
         self.client.event(&about, kind, reason, message).await;
     }
+}
+
+/// The objects that a release does not have for itself.
+fn shared_objects(release: &Release) -> impl Iterator<Item = &Value> {
+    release.spec.objects.iter().filter(|it| {
+        kinds::of(it).is_some()
+            && !release.spec.services.iter().any(|service| service.workload == naru_objects::name_of(it))
+    })
 }
 
 /// Why a pod of a new release cannot run, if it cannot.
@@ -408,4 +441,27 @@ fn owner_of(release: &Release) -> Value {
 
 fn now() -> String {
     timestamp(jiff::Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_releases_share_is_told_from_what_is_their_own() {
+        let object = |api: &str, kind: &str, name: &str| json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}});
+        let release: Release = serde_json::from_value(json!({
+            "apiVersion": "naru.dev/v1", "kind": "Release", "metadata": {"name": "shop-r3"},
+            "spec": {"app": "shop", "number": 3, "change": "c", "images": {},
+                     "services": [{"service": "web", "workload": "shop-web-r3", "replicas": 1, "port": 80,
+                                   "strategy": {"type": "rolling"}}],
+                     "objects": [
+                        object("apps/v1", "Deployment", "shop-web-r3"), object("v1", "Service", "shop-web-r3"),
+                        object("v1", "Service", "shop-web"),
+                        object("gateway.networking.k8s.io/v1", "HTTPRoute", "shop-web")]},
+        }))
+        .unwrap();
+        let shared: Vec<_> = shared_objects(&release).map(|it| it["kind"].as_str().unwrap()).collect();
+        assert_eq!(shared, ["Service", "HTTPRoute"]);
+    }
 }

@@ -32,6 +32,8 @@ pub enum RollbackError {
     NothingBefore { app: String },
     #[error("there is no release {name}")]
     NoSuchRelease { name: String },
+    #[error("the release {name} never had anything to run, so there is nothing to bring back")]
+    Empty { name: String },
     #[error(transparent)]
     Api(#[from] naru_client::Error),
 }
@@ -52,6 +54,10 @@ pub async fn roll_back(
             .ok_or_else(|| RollbackError::NoSuchRelease { name: name.to_owned() })?,
         None => previous_good(&all).ok_or_else(|| RollbackError::NothingBefore { app: app.to_owned() })?,
     };
+    if target.spec.services.is_empty() {
+        // Nothing would ever become of it, and whoever asked would wait.
+        return Err(RollbackError::Empty { name: target.metadata.name.clone() });
+    }
     loop {
         let all = releases::of_app(client, namespace, app).await?;
         let number = all.iter().map(|it| it.spec.number).max().unwrap_or_default() + 1;

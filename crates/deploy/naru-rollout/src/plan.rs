@@ -100,9 +100,20 @@ pub fn plan_next(
         return Step::Apply { replicas };
     }
 
+    let since = status.step_started_at.parse().or_else(|_| status.started_at.parse::<Timestamp>());
+    let late = since.is_ok_and(|it| now.duration_since(it) > READY_WITHIN);
     let end = |why: String| {
-        if previous.is_some() && status.weight > 0 { Step::RollBack { why } } else { Step::Fail { why } }
+        if previous.is_none() || status.weight == 0 {
+            return Step::Fail { why };
+        }
+        restore_previous(previous, release, workloads, late).unwrap_or(Step::RollBack { why })
     };
+    // Before anything else: a version that fails its requests often cannot keep its pods ready either, and
+    // must not escape by that.
+    let judged = status.verdicts.iter().rev().find(|it| it.step == index as u32);
+    if let Some(it) = judged.filter(|it| it.outcome == VerdictOutcome::Bad && is_judged(release, previous)) {
+        return end(it.why.clone());
+    }
     let mut waiting = None;
     for service in &release.spec.services {
         let workload = workloads.get(&service.workload).cloned().unwrap_or_default();
@@ -118,8 +129,6 @@ pub fn plan_next(
         }
     }
     if let Some(why) = waiting {
-        let since = status.step_started_at.parse().or_else(|_| status.started_at.parse::<Timestamp>());
-        let late = since.is_ok_and(|it| now.duration_since(it) > READY_WITHIN);
         return if late && status.weight != weight { end(why) } else { Step::Wait { why } };
     }
     if status.weight != weight {
@@ -131,8 +140,7 @@ pub fn plan_next(
         }
         return if index + 1 == steps.len() { Step::Promote } else { Step::NextStep };
     }
-    match status.verdicts.iter().rev().find(|it| it.step == index as u32) {
-        Some(it) if it.outcome == VerdictOutcome::Bad => Step::RollBack { why: it.why.clone() },
+    match judged {
         Some(it) if it.outcome == VerdictOutcome::Good => {
             if index + 1 == steps.len() {
                 Step::Promote
@@ -144,6 +152,29 @@ pub fn plan_next(
         Some(it) => Step::Wait { why: it.why.clone() },
         None => Step::Wait { why: format!("watching {weight} % of the traffic") },
     }
+}
+
+/// Before traffic goes back, the old version's pods do: a rolling release has taken them away one by one.
+/// Waits for the first of them as long as the new version can still answer, but not for ever.
+fn restore_previous(
+    previous: Option<&Release>,
+    release: &Release,
+    workloads: &Workloads,
+    late: bool,
+) -> Option<Step> {
+    let answers = |it: &Release| {
+        it.spec.services.iter().all(|it| workloads.get(&it.workload).is_some_and(|it| it.ready > 0))
+    };
+    let previous = previous?;
+    let scale = previous.spec.services.iter().find_map(|old| {
+        let wanted = workloads.get(&old.workload)?.wanted?;
+        (wanted < old.replicas)
+            .then(|| Step::Scale { workload: old.workload.clone(), replicas: old.replicas })
+    });
+    scale.or_else(|| {
+        (!late && !answers(previous) && answers(release))
+            .then(|| Step::Wait { why: "the release before is brought back".into() })
+    })
 }
 
 /// A rolling release takes the old pods away as the new ones take over.
@@ -245,8 +276,26 @@ mod tests {
         );
         new.status.weight = 10;
         new.status.verdicts = vec![verdict(0, VerdictOutcome::Bad)];
-        let ready = workloads(&[("shop-web-r2", 1, 1)]);
-        assert_eq!(plan_next(&new, Some(&old), &ready, NOW), Step::RollBack { why: "because".into() });
+        for ready in [0, 1] {
+            let workloads = workloads(&[("shop-web-r2", 1, ready), ("shop-web-r1", 2, 2)]);
+            let step = plan_next(&new, Some(&old), &workloads, NOW);
+            assert_eq!(step, Step::RollBack { why: "because".into() }, "{ready} ready");
+        }
+    }
+
+    #[test]
+    fn traffic_never_goes_back_to_pods_that_were_taken_away() {
+        let old = release(1, Strategy::Rolling);
+        let mut new = release(2, Strategy::Rolling);
+        new.status.weight = 100;
+        let at = |old_wanted, old_ready| {
+            let mut workloads = workloads(&[("shop-web-r2", 2, 1), ("shop-web-r1", old_wanted, old_ready)]);
+            workloads.get_mut("shop-web-r2").unwrap().broken = Some("it crashes".into());
+            plan_next(&new, Some(&old), &workloads, NOW)
+        };
+        assert_eq!(at(0, 0), Step::Scale { workload: "shop-web-r1".into(), replicas: 2 });
+        assert!(matches!(at(2, 0), Step::Wait { .. }));
+        assert!(matches!(at(2, 1), Step::RollBack { .. }));
     }
 
     #[test]

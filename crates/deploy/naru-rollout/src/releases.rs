@@ -31,9 +31,12 @@ pub async fn run(client: Client, config: Config) {
     loop {
         let all_runs: Vec<Run> =
             runs.list().iter().filter_map(|it| serde_json::from_value((**it).clone()).ok()).collect();
+        controller.apps.retain(|uid, _| all_runs.iter().any(|it| it.metadata.uid == *uid));
         let mut retry = false;
         for run in all_runs.iter().filter(|it| it.spec.deploy) {
-            if run.metadata.annotations.contains_key(labels::RELEASED) {
+            let annotations = &run.metadata.annotations;
+            let no_app = annotations.get(labels::APP_FILE).is_some_and(|it| it == "none");
+            if no_app || annotations.contains_key(labels::RELEASED) {
                 continue;
             }
             let release = releases
@@ -266,6 +269,11 @@ impl Controller {
         app: &str,
         content: impl Fn(u64, &str) -> (ReleaseSpec, ReleaseStatus),
     ) -> Result<(), Error> {
+        // The cache that led here may be older than our own last write: a run has one release.
+        let of_run = format!("{}={}", labels::RUN, run.metadata.name);
+        if !self.client.list(&kinds::RELEASE, Some(&self.config.namespace), &of_run).await?.is_empty() {
+            return Ok(());
+        }
         loop {
             let number = of_app(&self.client, &self.config.namespace, app)
                 .await?
