@@ -43,7 +43,7 @@ pub async fn run(client: Client, config: Config) {
                 .list()
                 .into_iter()
                 .find(|it| naru_objects::label_of(it, labels::RUN) == run.metadata.name);
-            if let Some(release) = release {
+            if let Some(release) = release.filter(|it| !is_half_written(it)) {
                 controller.apps.remove(&run.metadata.uid);
                 // Releases are pruned before runs are; the run remembers that it had one.
                 let note =
@@ -271,7 +271,15 @@ impl Controller {
     ) -> Result<(), Error> {
         // The cache that led here may be older than our own last write: a run has one release.
         let of_run = format!("{}={}", labels::RUN, run.metadata.name);
-        if !self.client.list(&kinds::RELEASE, Some(&self.config.namespace), &of_run).await?.is_empty() {
+        let there = self.client.list(&kinds::RELEASE, Some(&self.config.namespace), &of_run).await?;
+        if let Some(release) = there.first() {
+            if is_half_written(release) {
+                let (number, name) =
+                    (release["spec"]["number"].as_u64().unwrap_or_default(), naru_objects::name_of(release));
+                let status =
+                    serde_json::to_value(content(number, name).1).expect("a status always serialises");
+                self.client.patch_status(&kinds::RELEASE, &self.config.namespace, name, &status).await?;
+            }
             return Ok(());
         }
         loop {
@@ -332,6 +340,12 @@ impl Controller {
     }
 }
 
+/// Whether a release that ended before it began lacks its end: we were killed between the two writes.
+fn is_half_written(release: &Value) -> bool {
+    matches!(release["status"]["phase"].as_str(), None | Some("Pending"))
+        && release["spec"]["services"].as_array().is_none_or(Vec::is_empty)
+}
+
 /// All releases of an app, by number.
 pub async fn of_app(client: &Client, namespace: &str, app: &str) -> Result<Vec<Release>, naru_client::Error> {
     let mut all: Vec<Release> = client
@@ -385,4 +399,19 @@ fn object_of(namespace: &str, name: &str, spec: &ReleaseSpec, run: Option<&str>)
 fn owner_of(run: &Run) -> Value {
     json!({"apiVersion": kinds::RUN.api_version(), "kind": kinds::RUN.kind, "name": run.metadata.name,
            "uid": run.metadata.uid, "controller": true, "blockOwnerDeletion": false})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_release_with_nothing_to_run_and_no_end_is_half_written() {
+        let release =
+            |services: Value, status: Value| json!({"spec": {"services": services}, "status": status});
+        assert!(is_half_written(&release(json!([]), Value::Null)));
+        assert!(is_half_written(&release(json!([]), json!({"phase": "Pending"}))));
+        assert!(!is_half_written(&release(json!([]), json!({"phase": "Failed"}))));
+        assert!(!is_half_written(&release(json!([{"service": "web"}]), Value::Null)));
+    }
 }
