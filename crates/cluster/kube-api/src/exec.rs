@@ -51,9 +51,26 @@ pub(crate) async fn exec(call: Call, mut parts: Parts) -> Result<Response, Failu
         .await
         .map_err(|_| Failure::bad_request("Upgrade request required"))?;
     let node = streams::node(&call, &pod)?;
-    // Before the upgrade: what fails now is still an answer that kubectl can print.
-    let session = node.exec(request).await?;
-    Ok(upgrade.protocols(PROTOCOLS).on_upgrade(move |socket| run(socket, session)))
+    // A command that cannot be started is told over the stream: kubectl takes any other answer than the
+    // upgrade for a server that speaks an older protocol.
+    let session = node.exec(request).await;
+    Ok(upgrade.protocols(PROTOCOLS).on_upgrade(move |socket| async move {
+        match session {
+            Ok(session) => run(socket, session).await,
+            Err(error) => finish(&mut socket.split().0, &Failure::from(error).to_value()).await,
+        }
+    }))
+}
+
+/// The last word of a stream.
+async fn finish(to_client: &mut SplitSink<WebSocket, Message>, status: &Value) {
+    let mut frame = vec![ERROR];
+    frame.extend(status.to_string().into_bytes());
+    // The client may have gone; then nobody needs the status.
+    let _ = to_client.send(Message::Binary(frame.into())).await;
+    // Without the code the client takes the end for a broken connection.
+    let close = CloseFrame { code: close_code::NORMAL, reason: "".into() };
+    let _ = to_client.send(Message::Close(Some(close))).await;
 }
 
 async fn run(socket: WebSocket, session: ExecSession) {
@@ -62,13 +79,7 @@ async fn run(socket: WebSocket, session: ExecSession) {
     let output = async {
         let mut to_client = to_client;
         let exit = copy_output(&mut to_client, stdout, stderr, exit).await;
-        let mut frame = vec![ERROR];
-        frame.extend(exit_status(exit).to_string().into_bytes());
-        // The client may have gone; then nobody needs the status.
-        let _ = to_client.send(Message::Binary(frame.into())).await;
-        // Without the code the client takes the end for a broken connection.
-        let close = CloseFrame { code: close_code::NORMAL, reason: "".into() };
-        let _ = to_client.send(Message::Close(Some(close))).await;
+        finish(&mut to_client, &exit_status(exit)).await;
     };
     tokio::select! {
         () = output => {}

@@ -33,6 +33,9 @@ fn kubectl_shows_the_same_story_and_can_take_it_apart() {
     ]));
     assert_eq!(out, "version 1\n");
 
+    let output = daemon.kubectl(&["exec", "deploy/page-web-r1", "--", "/bin/nothing"]);
+    assert!(!output.status.success() && text(&output).contains("/bin/nothing"), "{}", text(&output));
+
     // What is deleted comes back, because it is declared.
     let pod = daemon
         .get("pods")
