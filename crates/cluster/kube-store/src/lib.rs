@@ -67,7 +67,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             ring_changes_max: 2048,
-            ring_bytes_max: 2 * 1024 * 1024,
+            ring_bytes_max: 1024 * 1024,
             history_ms_min: 5 * 60 * 1000,
             history_rows_max: 20_000,
             compaction_interval: Duration::from_secs(60),
