@@ -116,8 +116,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let _ = std::fs::remove_dir_all(&scratch);
     std::fs::create_dir_all(&scratch).context(|| format!("cannot make {}", scratch.display()))?;
     let source =
-        Source::new(format!("http://127.0.0.1:{}/git", http_address.port()), tokens.for_reading_all())
-            .with_scratch(scratch);
+        Source::new(format!("{}/git", endpoints.http), tokens.for_reading_all()).with_scratch(scratch);
     let mut stages = vec![naru_builder::start(
         Builder::new(images, client.clone(), naru_builder::Config::new(data_dir.join("builds"), NAMESPACE))?,
         client.clone(),
@@ -148,7 +147,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         client.clone(),
         naru_series::Config {
             namespace: NAMESPACE.into(),
-            targets: vec![format!("http://127.0.0.1:{}/metrics", http_address.port())],
+            targets: vec![format!("{}/metrics", endpoints.http)],
         },
     );
     stages.extend(scrapers);
