@@ -350,9 +350,13 @@ impl Reader<'_> {
                 ("type", it) => kind = it,
                 ("target" | "dst" | "destination", it) => target = Some(it.to_owned()),
                 ("id", it) => id = Some(it.to_owned()),
-                // Steps that could share a cache run one after the other here, so both hold.
+                // One build's steps run one after the other, so both hold within it; builds side by side share.
                 ("sharing", "shared" | "locked") => {}
-                ("size", _) => {}
+                ("size", _) => {
+                    let finding =
+                        Finding::warning(self.place(at), "`size=` of `--mount=type=tmpfs` has no effect");
+                    self.findings.push(finding.hint("the step's memory limit bounds it"));
+                }
                 (key, _) => {
                     let message = format!("`{part}` of `--mount` is not supported");
                     self.error(at, message, &suggest_hint(key, &["type", "target", "id", "sharing"]));

@@ -1,7 +1,7 @@
 //! What git's post-receive hook runs: records the push as runs and follows the last of them on the
 //! pusher's terminal. The push is complete before this starts; leaving early loses nothing.
 
-use super::logs::follow_change;
+use super::logs::{build_logs, follow_change};
 use crate::cli::Global;
 use crate::connection;
 use crate::error::{Error, Result};
@@ -38,7 +38,7 @@ pub async fn run(global: &Global) -> Result<ExitCode> {
     for earlier in &runs[..runs.len() - 1] {
         say(&format!("{} was recorded, too: naru logs -f run/{}", name_of(earlier), name_of(earlier)));
     }
-    match follow_change(&client, name_of(last), &mut say).await {
+    match follow_change(&client, name_of(last), &build_logs(global), &mut say).await {
         Ok(_) => {}
         Err(error) => {
             error.print();

@@ -11,8 +11,10 @@ use naru_objects::{
     labels,
 };
 use naru_runner::protocol::for_people;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Longer lines are shown in pieces; a job's last word may hold a summary of a megabyte.
@@ -34,9 +36,9 @@ pub async fn run(global: &Global, args: &LogsArgs) -> Result<ExitCode> {
     let client = connection::client(global).await?;
     if let Some(name) = args.target.strip_prefix("run/") {
         if args.follow {
-            return follow_change(&client, name, &mut |line| println!("{line}")).await;
+            return follow_change(&client, name, &build_logs(global), &mut |line| println!("{line}")).await;
         }
-        return print_run(&client, name).await;
+        return print_run(&client, name, &build_logs(global)).await;
     }
     let pods: Vec<String> = match args.target.strip_prefix("pod/") {
         Some(pod) => vec![pod.to_owned()],
@@ -102,7 +104,7 @@ async fn copy_log(
     }
 }
 
-async fn print_run(client: &Client, name: &str) -> Result<ExitCode> {
+async fn print_run(client: &Client, name: &str, build_logs: &Path) -> Result<ExitCode> {
     let Some(object) = client.get(&kinds::RUN, NAMESPACE, name).await? else {
         return Err(Error::new(format!("there is no run {name}")).hint("`kubectl get runs` shows them"));
     };
@@ -124,6 +126,13 @@ async fn print_run(client: &Client, name: &str) -> Result<ExitCode> {
             while let Some(line) = lines.recv().await {
                 println!("{line}");
             }
+        }
+    }
+    for image in client.list(&kinds::IMAGE, Some(NAMESPACE), &format!("{}={name}", labels::RUN)).await? {
+        println!("=== image of {}", naru_objects::label_of(&image, labels::SERVICE));
+        let mut log = BuildLog::new(naru_builder::log_path(build_logs, naru_objects::name_of(&image)));
+        for line in log.new_lines() {
+            println!("  {line}");
         }
     }
     println!("=== {:?} {}", run.status.phase, run.status.message);
@@ -158,6 +167,7 @@ fn phase_word(phase: JobPhase, message: &str) -> String {
 pub async fn follow_change(
     client: &Client,
     run_name: &str,
+    build_logs: &Path,
     out: &mut (dyn FnMut(&str) + Send),
 ) -> Result<ExitCode> {
     let mut runs = client.cache(&kinds::RUN, Some(NAMESPACE), "");
@@ -243,13 +253,14 @@ pub async fn follow_change(
     if !run.spec.deploy {
         return Ok(ExitCode::SUCCESS);
     }
-    follow_release(client, &run, &runs, out).await
+    follow_release(client, &run, &runs, build_logs, out).await
 }
 
 async fn follow_release(
     client: &Client,
     run: &Run,
     runs: &Cache,
+    build_logs: &Path,
     out: &mut (dyn FnMut(&str) + Send),
 ) -> Result<ExitCode> {
     let selector = format!("{}={}", labels::RUN, run.metadata.name);
@@ -260,7 +271,9 @@ async fn follow_release(
     let mut image_changes = images.changes();
     let mut run_changes = runs.changes();
     let mut told = BTreeSet::new();
+    let mut logs: BTreeMap<String, BuildLog> = BTreeMap::new();
     loop {
+        let mut building = false;
         // A repository without the file never gets an image or a release; deploy says so at the run.
         let object = runs.get(NAMESPACE, &run.metadata.name);
         if object.is_some_and(|it| it["metadata"]["annotations"][labels::APP_FILE] == "none") {
@@ -283,6 +296,16 @@ async fn follow_release(
                     status.total_steps
                 ),
             };
+            building |= status.phase == ImagePhase::Building;
+            if status.phase == ImagePhase::Building {
+                out_once(&mut told, &line, out);
+            }
+            let log = logs
+                .entry(image.metadata.name.clone())
+                .or_insert_with(|| BuildLog::new(naru_builder::log_path(build_logs, &image.metadata.name)));
+            for it in log.new_lines() {
+                out(&format!("[image of {}] {it}", image.spec.service));
+            }
             if told.insert(line.clone()) {
                 line.lines().for_each(&mut *out);
                 for it in &status.advice {
@@ -324,7 +347,53 @@ async fn follow_release(
             () = releases.changed() => {}
             () = image_changes.wait() => {}
             () = run_changes.wait() => {}
+            () = tokio::time::sleep(BUILD_LOG_EVERY), if building => {}
         }
+    }
+}
+
+/// Says a line if it was not said before.
+fn out_once(told: &mut BTreeSet<String>, line: &str, out: &mut (dyn FnMut(&str) + Send)) {
+    if told.insert(line.to_owned()) {
+        out(line);
+    }
+}
+
+/// How often a build's log is looked at while it grows.
+const BUILD_LOG_EVERY: Duration = Duration::from_millis(200);
+
+/// Where the daemon writes the logs of image builds.
+pub fn build_logs(global: &Global) -> PathBuf {
+    global.data_dir.join("builds/logs")
+}
+
+/// A build's log, read as it grows. One that cannot be read says nothing: the image's status tells how the
+/// build went.
+struct BuildLog {
+    path: PathBuf,
+    read: u64,
+    rest: String,
+}
+
+impl BuildLog {
+    fn new(path: PathBuf) -> Self {
+        Self { path, read: 0, rest: String::new() }
+    }
+
+    /// The lines that were completed since the last call.
+    fn new_lines(&mut self) -> Vec<String> {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut bytes = Vec::new();
+        if let Ok(mut file) = std::fs::File::open(&self.path)
+            && file.seek(SeekFrom::Start(self.read)).is_ok()
+        {
+            let _ = file.read_to_end(&mut bytes);
+        }
+        self.read += bytes.len() as u64;
+        self.rest.push_str(&String::from_utf8_lossy(&bytes));
+        let Some(end) = self.rest.rfind('\n') else { return Vec::new() };
+        let complete: String = self.rest.drain(..=end).collect();
+        complete.lines().map(str::to_owned).collect()
     }
 }
 
