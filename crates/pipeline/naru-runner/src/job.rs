@@ -431,11 +431,13 @@ impl JobRun<'_> {
             // A step that was stopped leaves nothing running.
             signal_group(nix::sys::signal::Signal::SIGKILL);
         }
-        // Bounded in bytes, too: what was left in the background may never stop talking.
+        // Bounded in time as a whole and in bytes: what was left in the background may never stop talking.
+        // What lies ready is read even after the time has passed.
+        let drain_until = Instant::now() + DRAIN;
         let mut drained = 0;
         while open
             && drained < DRAIN_BYTES_MAX
-            && let Ok(Ok(count)) = tokio::time::timeout(DRAIN, pipe.read(&mut buffer)).await
+            && let Ok(Ok(count)) = tokio::time::timeout_at(drain_until, pipe.read(&mut buffer)).await
         {
             if count == 0 {
                 open = false;

@@ -155,6 +155,8 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+        // The test's own handle could not remove it while this was mounted.
+        let _ = self.0.parent().map(std::fs::remove_dir_all);
     }
 }
 
