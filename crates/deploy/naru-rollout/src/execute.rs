@@ -34,6 +34,7 @@ pub async fn run(client: Client, config: Config) {
     for cache in [&caches.releases, &caches.deployments, &caches.pods, &caches.slices] {
         cache.synced().await;
     }
+    let written = Written::default();
     loop {
         let mut apps: BTreeMap<String, Vec<Release>> = BTreeMap::new();
         for object in caches.releases.list() {
@@ -44,7 +45,12 @@ pub async fn run(client: Client, config: Config) {
         let mut busy = false;
         for releases in apps.values_mut() {
             releases.sort_by_key(|it| it.spec.number);
-            let executor = Executor { client: &client, config: &config, caches: &caches };
+            let executor = Executor { client: &client, config: &config, caches: &caches, written: &written };
+            if releases.iter().any(|it| executor.is_stale(it)) {
+                // The copy does not show our own last write yet; deciding by it could undo what was decided.
+                busy = true;
+                continue;
+            }
             match executor.app(releases).await {
                 Ok(more) => busy |= more,
                 Err(error) => {
@@ -64,10 +70,14 @@ pub async fn run(client: Client, config: Config) {
     }
 }
 
+/// The resource version of our last write, by release. Versions of one kind can be compared as numbers.
+type Written = std::sync::Mutex<BTreeMap<String, u64>>;
+
 struct Executor<'a> {
     client: &'a Client,
     config: &'a Config,
     caches: &'a Caches,
+    written: &'a Written,
 }
 
 impl Executor<'_> {
@@ -353,10 +363,20 @@ impl Executor<'_> {
         if let Some(map) = status.as_object_mut() {
             map.remove("verdicts");
         }
-        self.client
-            .patch_status(&kinds::RELEASE, &self.config.namespace, &release.metadata.name, &status)
-            .await
-            .map(|_| ())
+        let name = &release.metadata.name;
+        let object = self.client.patch_status(&kinds::RELEASE, &self.config.namespace, name, &status).await?;
+        let version = object["metadata"]["resourceVersion"].as_str().and_then(|it| it.parse().ok());
+        if let Some(version) = version {
+            self.written.lock().expect("no holder panics").insert(name.clone(), version);
+        }
+        Ok(())
+    }
+
+    /// Whether a release of the cache is older than what we wrote.
+    fn is_stale(&self, release: &Release) -> bool {
+        let seen = release.metadata.resource_version.parse::<u64>();
+        let written = self.written.lock().expect("no holder panics").get(&release.metadata.name).copied();
+        written.zip(seen.ok()).is_some_and(|(written, seen)| seen < written)
     }
 
     async fn tell(&self, release: &Release, kind: EventKind, reason: &str, message: &str) {
