@@ -23,14 +23,9 @@ fn kubectl_shows_the_same_story_and_can_take_it_apart() {
     assert!(described.contains("Started"), "events are missing in\n{described}");
     let logs = text(&daemon.kubectl(&["logs", "page-main-1-test"]));
     assert!(logs.contains("the workspace is at"), "{logs}");
-    let out = text(&daemon.kubectl(&[
-        "exec",
-        "deploy/page-web-r1",
-        "--",
-        "/bin/busybox",
-        "cat",
-        "/www/index.html",
-    ]));
+    let output =
+        daemon.kubectl(&["exec", "deploy/page-web-r1", "--", "/bin/busybox", "cat", "/www/index.html"]);
+    let out = String::from_utf8_lossy(&output.stdout);
     assert_eq!(out, "version 1\n");
 
     let output = daemon.kubectl(&["exec", "deploy/page-web-r1", "--", "/bin/nothing"]);
@@ -149,11 +144,9 @@ fn a_container_has_its_limits_and_few_rights() {
     let effective =
         status.lines().find(|it| it.starts_with("CapEff")).unwrap().split_whitespace().nth(1).unwrap();
     assert_eq!(u64::from_str_radix(effective, 16).unwrap() & (1 << 21), 0);
-    assert_eq!(
-        sh("/bin/busybox ps | /bin/busybox grep -c httpd").trim(),
-        "3",
-        "its own processes only: the server, this shell and the grep"
-    );
+    // Its own server and this shell: nothing of the machine is seen.
+    let processes: usize = sh("set -- /proc/[0-9]*; echo $#").trim().parse().unwrap();
+    assert!(processes <= 3, "{processes} processes are visible");
     assert!(
         sh("/bin/busybox mount -t tmpfs x /mnt 2>&1; true").contains("ermi"),
         "mounting is not permitted"
