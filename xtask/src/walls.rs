@@ -25,6 +25,7 @@ const PURE: &[&str] = &[
     "naru-dora",
     "kube-patch",
     "kube-kinds",
+    "kube-tables",
 ];
 const IMPURE_DEPENDENCIES: &[&str] = &[
     "tokio",
