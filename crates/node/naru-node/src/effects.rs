@@ -7,19 +7,16 @@ use std::time::Duration;
 
 use naru_client::Client;
 use naru_objects::kinds;
-use naru_runtime::{
-    ContainerConfig, ExecConfig, RootFs, Sandbox, SandboxConfig, Slice, Started, User, cgroup,
-};
+use naru_runtime::{ContainerConfig, ExecConfig, RootFs, Sandbox, SandboxConfig, Slice, Started, User};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
 use crate::environment::{self, Place, Sources};
 use crate::image::{ImageError, ImageInfo, ImageService};
 use crate::pod::{DesiredContainer, DesiredPod};
-use crate::shared::{PodView, Shared};
+use crate::shared::Shared;
 use crate::volumes::{self, Places};
 use crate::worker::{StartError, container_id};
-use crate::{ContainerStats, PodStats};
 
 /// Error texts keep their causes: people read them in `kubectl describe`.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
@@ -187,6 +184,9 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
     config.cpu_millis_max = container.cpu_millis_max;
     config.cpu_millis_request = container.cpu_millis_request;
     config.log = Some(log_path(&directory, &container.name, job.attempt));
+    config.stdin = container.stdin;
+    config.stdin_once = container.stdin_once;
+    config.terminal = container.tty;
     // When memory runs out a build goes before a shop.
     config.out_of_memory_score = (pod.slice == Slice::Pipelines).then_some(500);
     Ok(config)
@@ -307,28 +307,4 @@ pub(crate) async fn remove_directory(path: &Path) {
         }
         _ => {}
     }
-}
-
-/// What a pod and its containers use now; `None` for one that has nothing running.
-pub(crate) fn pod_stats(pod: PodView) -> Option<PodStats> {
-    let group = pod.sandbox.as_ref()?.pod_cgroup();
-    let all = cgroup::usage(group)?;
-    let containers = pod.containers.iter().filter(|container| container.running).filter_map(|container| {
-        let usage = cgroup::usage(&format!("{group}/{}", container_id(&container.name, container.attempt)))?;
-        Some(ContainerStats {
-            name: container.name.clone(),
-            restarts: container.attempt,
-            cpu_seconds: usage.cpu_seconds,
-            memory_bytes: usage.memory_bytes,
-            processes: usage.processes,
-        })
-    });
-    Some(PodStats {
-        containers: containers.collect(),
-        namespace: pod.namespace.clone(),
-        pod: pod.name.clone(),
-        uid: pod.uid.clone(),
-        cpu_seconds: all.cpu_seconds,
-        memory_bytes: all.memory_bytes,
-    })
 }

@@ -31,6 +31,7 @@ mod quantity;
 mod record;
 mod register;
 mod shared;
+mod stats;
 mod status;
 mod streams;
 mod volumes;
@@ -54,7 +55,8 @@ pub use crate::logs::LogRequest;
 use crate::machine::Machine;
 use crate::record::Record;
 use crate::shared::Shared;
-pub use crate::streams::{ExecRequest, ExecSession, LogStream, StreamError};
+pub use crate::stats::{ContainerStats, NodeStats, PodStats};
+pub use crate::streams::{AttachRequest, ExecRequest, ExecSession, LogStream, StreamError};
 use crate::worker::{Order, WorkerHandle};
 
 #[derive(Debug, Clone)]
@@ -128,28 +130,6 @@ pub enum Error {
     Memory { path: PathBuf, source: std::io::Error },
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct PodStats {
-    pub namespace: String,
-    pub pod: String,
-    pub uid: String,
-    /// Of all its containers, those that ended included.
-    pub cpu_seconds: f64,
-    /// Working set.
-    pub memory_bytes: u64,
-    /// The running ones.
-    pub containers: Vec<ContainerStats>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct ContainerStats {
-    pub name: String,
-    pub restarts: u32,
-    pub cpu_seconds: f64,
-    pub memory_bytes: u64,
-    pub processes: u64,
-}
-
 /// The running agent; cheap to clone. When the last clone goes without [`Node::drain`] it stops as
 /// well, less politely.
 #[derive(Clone)]
@@ -192,6 +172,7 @@ impl Node {
         let tasks = vec![
             tokio::spawn(shared.clone().send_events()),
             tokio::spawn(register::heartbeat(shared.clone())),
+            tokio::spawn(stats::sample(shared.clone())),
             tokio::spawn(agent.run()),
         ];
         Ok(Node { shared, tasks: Arc::new(Tasks(Mutex::new(tasks))) })
@@ -211,12 +192,6 @@ impl Node {
         for task in tasks {
             let _ = task.await;
         }
-    }
-
-    /// What every pod uses now. Reads a few small files per container.
-    pub async fn stats(&self) -> Vec<PodStats> {
-        let views = self.shared.views();
-        effects::blocking(move || views.into_iter().filter_map(effects::pod_stats).collect()).await
     }
 }
 

@@ -71,6 +71,9 @@ pub struct DesiredContainer {
     pub liveness: Option<Probe>,
     pub readiness: Option<Probe>,
     pub startup: Option<Probe>,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub tty: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,7 +179,7 @@ const POD_FIELDS_REFUSED: &[&str] = &[
     "ephemeralContainers",
     "resourceClaims",
 ];
-const CONTAINER_FIELDS_REFUSED: &[&str] = &["lifecycle", "tty", "volumeDevices", "restartPolicy"];
+const CONTAINER_FIELDS_REFUSED: &[&str] = &["lifecycle", "volumeDevices", "restartPolicy"];
 
 pub fn lower_pod(pod: &Value) -> DesiredPod {
     let (metadata, spec) = (&pod["metadata"], &pod["spec"]);
@@ -490,6 +493,9 @@ fn lower_container(spec: &Value, container: &Value, problems: &mut Vec<Problem>)
         liveness,
         readiness,
         startup,
+        stdin: container["stdin"] == true,
+        stdin_once: container["stdinOnce"] == true,
+        tty: container["tty"] == true,
         name,
     }
 }

@@ -5,13 +5,16 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures::Stream;
-use naru_runtime::{Exec, ExecConfig};
+use naru_runtime::{Attachment, Exec, ExecConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::shared::PodView;
 use crate::{LogRequest, Node, effects, logs, worker};
+
+/// A port of the same machine answers at once or not at all.
+const DIAL_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub type LogStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
@@ -25,6 +28,22 @@ pub struct ExecRequest {
     /// Empty: the pod's first container.
     pub container: String,
     pub command: Vec<String>,
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub tty: bool,
+}
+
+/// A running container whose own streams to join.
+#[derive(Debug, Clone, Default)]
+pub struct AttachRequest {
+    pub namespace: String,
+    pub pod: String,
+    /// Empty: whichever pod has the name.
+    pub uid: String,
+    /// Empty: the pod's first container.
+    pub container: String,
+    /// Means something when the container's specification asks for an input.
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
@@ -90,10 +109,7 @@ impl Node {
         let pod = self.find(&request.namespace, &request.pod, &request.uid)?;
         let container = find_container(&pod, &request.container)?;
         let Some(sandbox) = pod.sandbox.as_ref().filter(|_| container.running) else {
-            return Err(StreamError::BadRequest(format!(
-                "container \"{}\" in pod \"{}\" is not running",
-                container.name, pod.name
-            )));
+            return Err(not_running(&pod, container));
         };
         let config = ExecConfig {
             container: worker::container_id(&container.name, container.attempt),
@@ -122,10 +138,72 @@ impl Node {
         })
     }
 
+    /// Joins a running container's own streams. The session's exit is 0 when the container has ended; how it
+    /// ended is in its status.
+    pub async fn attach(&self, request: AttachRequest) -> Result<ExecSession, StreamError> {
+        let pod = self.find(&request.namespace, &request.pod, &request.uid)?;
+        let container = find_container(&pod, &request.container)?;
+        let Some(sandbox) = pod.sandbox.as_ref().filter(|_| container.running) else {
+            return Err(not_running(&pod, container));
+        };
+        let id = worker::container_id(&container.name, container.attempt);
+        let attachment = sandbox.attach(&id, request.stdin).await;
+        let attachment = attachment.map_err(|error| StreamError::Failed(effects::chain(&error)))?;
+        let Attachment { stdin, stdout, stderr, resize, mut tasks } = attachment;
+        let (mut tell, exit) = oneshot::channel();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tasks.ended() => {
+                    let _ = tell.send(0);
+                }
+                // Nobody listens any more; the container goes on.
+                () = tell.closed() => {}
+            }
+        });
+        Ok(ExecSession {
+            stdin: stdin.map(|it| Box::new(it) as Box<dyn AsyncWrite + Send + Unpin>),
+            stdout: Box::new(stdout),
+            stderr: (!request.tty && request.stderr)
+                .then(|| Box::new(stderr) as Box<dyn AsyncRead + Send + Unpin>),
+            resize: request.tty.then_some(resize),
+            exit,
+        })
+    }
+
+    /// A connection to a port of the pod, made inside its network: what listens on the pod's loopback alone
+    /// is reached as well. `uid` may be empty.
+    pub async fn port_forward(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: &str,
+        port: u16,
+    ) -> Result<tokio::net::TcpStream, StreamError> {
+        let pod = self.find(namespace, pod, uid)?;
+        let Some(sandbox) = pod.sandbox.clone() else {
+            return Err(StreamError::BadRequest(format!("pod \"{}\" is not running", pod.name)));
+        };
+        let dialled = effects::blocking(move || sandbox.dial(port, DIAL_TIME_MAX)).await;
+        let connected = dialled.and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            tokio::net::TcpStream::from_std(stream)
+        });
+        connected.map_err(|error| {
+            StreamError::Failed(format!("failed to connect to localhost:{port} inside the pod: {error}"))
+        })
+    }
+
     fn find(&self, namespace: &str, name: &str, uid: &str) -> Result<PodView, StreamError> {
         let found = self.shared.find(namespace, name, uid);
         found.ok_or_else(|| StreamError::NotFound(format!("pods \"{name}\" not found on this node")))
     }
+}
+
+fn not_running(pod: &PodView, container: &crate::shared::ContainerView) -> StreamError {
+    StreamError::BadRequest(format!(
+        "container \"{}\" in pod \"{}\" is not running",
+        container.name, pod.name
+    ))
 }
 
 fn find_container<'a>(pod: &'a PodView, name: &str) -> Result<&'a crate::shared::ContainerView, StreamError> {

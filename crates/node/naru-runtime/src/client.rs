@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 
+use crate::attach::Attachment;
 use crate::config::{
     ContainerConfig, ContainerStatus, Exit, Request, Response, SandboxConfig, ShimRecord, StartFailure,
     Started,
@@ -227,6 +228,42 @@ impl Sandbox {
         Ok(Watch { sandbox: self.clone(), lines, _writer: writer })
     }
 
+    /// Joins a running container's standard streams.
+    pub async fn attach(&self, container: &str, stdin: bool) -> Result<Attachment, Error> {
+        let connection = |source| Error::Connection { id: self.id.clone(), source };
+        let stream = UnixStream::connect(&self.socket).await.map_err(connection)?;
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
+        send(&mut writer, &Request::Attach { container: container.to_owned(), stdin })
+            .await
+            .map_err(connection)?;
+        let mut line = String::new();
+        reader.read_line(&mut line).await.map_err(connection)?;
+        match self.parse(&line)? {
+            Response::Done => {
+                let left = reader.buffer().to_vec();
+                Ok(Attachment::new(left, reader.into_inner(), writer, stdin))
+            }
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Connects to a port of the pod's own loopback, from inside of its network. Blocking.
+    pub fn dial(&self, port: u16, timeout: Duration) -> io::Result<std::net::TcpStream> {
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.pid))?;
+        // A thread of its own: one that has changed its network can serve nobody else.
+        let dialled = std::thread::spawn(move || {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            let addresses: [std::net::SocketAddr; 2] =
+                [([127, 0, 0, 1], port).into(), (std::net::Ipv6Addr::LOCALHOST, port).into()];
+            let first = std::net::TcpStream::connect_timeout(&addresses[0], timeout);
+            first.or_else(|error| {
+                std::net::TcpStream::connect_timeout(&addresses[1], timeout).map_err(|_| error)
+            })
+        });
+        dialled.join().unwrap_or_else(|_| Err(io::Error::other("the dialling thread panicked")))
+    }
+
     /// Kills every container, removes the cgroups and ends the shim; returns when all is gone.
     pub async fn shutdown(&self) -> Result<(), Error> {
         match self.ask(&Request::Shutdown).await? {
@@ -301,7 +338,8 @@ impl Sandbox {
         let stdio =
             ExecStdio { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
         let lines = BufReader::new(reader).lines();
-        let mut exec = Exec { container: config.container.clone(), child, lines, writer, file, stdio };
+        let mut exec =
+            Exec { container: config.container.clone(), child, lines, writer, file, ended: None, stdio };
         match exec.next_result().await? {
             ExecResult::Started => Ok(exec),
             other => Err(Error::Protocol { id: self.id.clone(), text: format!("{other:?}") }),
@@ -366,6 +404,8 @@ pub struct Exec {
     lines: Lines<BufReader<OwnedReadHalf>>,
     writer: OwnedWriteHalf,
     file: PathBuf,
+    /// The helper has said how it ended; a `wait` that was cancelled afterwards must not lose it.
+    ended: Option<i32>,
     pub stdio: ExecStdio,
 }
 
@@ -376,12 +416,17 @@ impl Exec {
 
     /// The process' exit code. Cancel-safe; the output must be read meanwhile by the caller.
     pub async fn wait(&mut self) -> Result<i32, Error> {
-        let result = self.next_result().await?;
+        let code = match self.ended {
+            Some(code) => code,
+            None => match self.next_result().await? {
+                ExecResult::Exited(code) => *self.ended.insert(code),
+                other => {
+                    return Err(Error::Protocol { id: self.container.clone(), text: format!("{other:?}") });
+                }
+            },
+        };
         let _ = self.child.wait().await;
-        match result {
-            ExecResult::Exited(code) => Ok(code),
-            other => Err(Error::Protocol { id: self.container.clone(), text: format!("{other:?}") }),
-        }
+        Ok(code)
     }
 
     async fn next_result(&mut self) -> Result<ExecResult, Error> {

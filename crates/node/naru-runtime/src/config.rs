@@ -148,6 +148,15 @@ pub struct ContainerConfig {
     /// CRI log file; rotated beside itself. `None` drops the output.
     pub log: Option<PathBuf>,
     pub out_of_memory_score: Option<i32>,
+    /// Keep an input open that [`crate::Sandbox::attach`] can write to; otherwise there is none.
+    #[serde(default)]
+    pub stdin: bool,
+    /// The input ends with the first attachment that wrote to it.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// A pseudo terminal for standard streams.
+    #[serde(default)]
+    pub terminal: bool,
 }
 
 /// A CI job may run a compiler on every core and a shell around each; a fork bomb stops here.
@@ -171,6 +180,9 @@ impl ContainerConfig {
             pids_max: PIDS_MAX_DEFAULT,
             log: None,
             out_of_memory_score: None,
+            stdin: false,
+            stdin_once: false,
+            terminal: false,
         }
     }
 }
@@ -230,6 +242,11 @@ pub(crate) enum Request {
     Signal {
         container: String,
         signal: i32,
+    },
+    /// After `Done` the connection carries frames (see [`crate::attach`]) until the container ends.
+    Attach {
+        container: String,
+        stdin: bool,
     },
     /// Answered now, and again whenever a container ends.
     Watch,

@@ -217,7 +217,7 @@ fn exec(
     Ok(relay(pid.as_raw(), Some(master), control))
 }
 
-fn receive_terminal(listener: &UnixListener) -> std::io::Result<OwnedFd> {
+pub fn receive_terminal(listener: &UnixListener) -> std::io::Result<OwnedFd> {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
     let (stream, _) = listener.accept()?;
     let mut buffer = [0; 64];
@@ -250,7 +250,7 @@ fn relay(pid: i32, terminal: Option<OwnedFd>, control: &UnixStream) -> i32 {
             match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => exit = Some(code),
                 Ok(WaitStatus::Signaled(_, signal, _)) => exit = Some(128 + signal as i32),
-                Ok(_) => {}
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(_) => exit = Some(255),
             }
         }

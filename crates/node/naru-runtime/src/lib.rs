@@ -31,6 +31,7 @@
 //! behind a safe function in `sys`.
 #![allow(unsafe_code)]
 
+mod attach;
 pub mod cgroup;
 mod client;
 mod config;
@@ -45,6 +46,7 @@ mod start;
 mod sys;
 mod trace;
 
+pub use attach::Attachment;
 pub use client::{Error, Exec, ExecConfig, ExecStdio, HelperProgram, Sandbox, Watch};
 pub use config::{
     ContainerConfig, ContainerStatus, Exit, HostRoot, Mount, RootFs, SandboxConfig, Slice, StartFailure,

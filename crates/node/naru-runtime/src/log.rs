@@ -25,6 +25,14 @@ impl Stream {
             Stream::Error => "stderr",
         }
     }
+
+    /// Its number in an attachment's frames.
+    pub fn frame(self) -> u8 {
+        match self {
+            Stream::Out => crate::attach::OUT,
+            Stream::Error => crate::attach::ERROR,
+        }
+    }
 }
 
 /// A log file that turns over by itself: `0.log`, then `0.log.1`, `0.log.2`.
@@ -79,6 +87,10 @@ pub struct Splitter {
 impl Splitter {
     pub fn new(stream: Stream) -> Self {
         Self { stream, line: Vec::new() }
+    }
+
+    pub fn stream(&self) -> Stream {
+        self.stream
     }
 
     /// Adds the records that `bytes` complete to `records`.

@@ -29,12 +29,14 @@ use crate::config::{
 use crate::log::{FILE_BYTES_MAX, LogFile, Splitter, Stream};
 use crate::start::{self, Stdio};
 use crate::sys::Fork;
-use crate::{cgroup, spec, sys};
+use crate::{attach, cgroup, helper, spec, sys};
 
 /// A request is one container's configuration; environments may hold certificates.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// A client that does not read its answers is dropped, not buffered for ever.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Input that a container has not read yet; its sender waits.
+const INPUT_BYTES_MAX: usize = 256 * 1024;
 /// libcontainer takes milliseconds; one that takes this long hangs (a dead network file system).
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// After the init process is gone nothing in its pid namespace lives; the pipes close at once.
@@ -136,7 +138,16 @@ struct Client {
     input: Vec<u8>,
     output: Vec<u8>,
     watching: bool,
+    attached: Option<Attached>,
+    /// Goes when everything was sent.
+    closing: bool,
     gone: bool,
+}
+
+/// The connection carries a container's streams.
+struct Attached {
+    container: String,
+    stdin: bool,
 }
 
 /// One output stream of a container.
@@ -167,6 +178,21 @@ struct Container {
     phase: Phase,
     pumps: Vec<Pump>,
     log: Option<LogFile>,
+    input: Option<Input>,
+    /// Where the container's terminal will come from.
+    console: Option<UnixListener>,
+    terminal: bool,
+    /// The terminal is also an input, for one attachment or for many.
+    terminal_input: Option<bool>,
+}
+
+/// A container's standard input.
+struct Input {
+    pipe: File,
+    once: bool,
+    pending: Vec<u8>,
+    /// Close when `pending` is written.
+    ending: bool,
 }
 
 struct Shim {
@@ -191,6 +217,19 @@ enum Source {
     Client(usize),
     Answer(String),
     Output(String, usize),
+    Input(String),
+}
+
+impl Container {
+    /// From now on the terminal is input and output at once.
+    fn take_terminal(&mut self, master: OwnedFd) {
+        let master = File::from(master);
+        set_nonblocking(&master);
+        if let (Some(once), Ok(pipe)) = (self.terminal_input, master.try_clone()) {
+            self.input = Some(Input { pipe, once, pending: Vec::new(), ending: false });
+        }
+        self.pumps = vec![Pump { pipe: master, splitter: Splitter::new(Stream::Out) }];
+    }
 }
 
 impl Shim {
@@ -249,6 +288,7 @@ impl Shim {
                     Source::Client(number) => self.serve(number),
                     Source::Answer(id) => self.read_answer(&id),
                     Source::Output(id, stream) => self.read_output(&id, stream),
+                    Source::Input(id) => self.write_input(&id),
                 }
             }
             self.reap();
@@ -265,7 +305,11 @@ impl Shim {
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
         ];
         for (number, client) in &self.clients {
-            let mut flags = PollFlags::POLLIN;
+            let crowded = client.attached.as_ref().is_some_and(|it| {
+                let input = self.containers.get(&it.container).and_then(|it| it.input.as_ref());
+                input.is_some_and(|input| input.pending.len() >= INPUT_BYTES_MAX)
+            });
+            let mut flags = if crowded { PollFlags::empty() } else { PollFlags::POLLIN };
             if !client.output.is_empty() {
                 flags |= PollFlags::POLLOUT;
             }
@@ -277,6 +321,12 @@ impl Shim {
             if let Phase::Starting { answer, .. } = &container.phase {
                 sources.push(Source::Answer(id.clone()));
                 descriptors.push(PollFd::new(answer.as_fd(), PollFlags::POLLIN));
+            }
+            if let Some(input) = &container.input
+                && !input.pending.is_empty()
+            {
+                sources.push(Source::Input(id.clone()));
+                descriptors.push(PollFd::new(input.pipe.as_fd(), PollFlags::POLLOUT));
             }
             timed |= matches!(container.phase, Phase::Starting { .. } | Phase::Draining { .. });
             for (stream, pump) in container.pumps.iter().enumerate() {
@@ -302,8 +352,15 @@ impl Shim {
             if !root || stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            let client =
-                Client { stream, input: Vec::new(), output: Vec::new(), watching: false, gone: false };
+            let client = Client {
+                stream,
+                input: Vec::new(),
+                output: Vec::new(),
+                watching: false,
+                attached: None,
+                closing: false,
+                gone: false,
+            };
             self.clients.insert(self.client_next, client);
             self.client_next += 1;
         }
@@ -335,16 +392,91 @@ impl Shim {
         if client.input.len() > REQUEST_BYTES_MAX {
             client.gone = true;
         }
-        let mut requests = Vec::new();
-        while let Some(end) = client.input.iter().position(|byte| *byte == b'\n') {
+        while let Some(client) = self.clients.get_mut(&number) {
+            if client.attached.is_some() {
+                self.take_frames(number);
+                return;
+            }
+            let Some(end) = client.input.iter().position(|byte| *byte == b'\n') else { return };
             let line: Vec<u8> = client.input.drain(..=end).collect();
-            requests.push(line);
-        }
-        for line in requests {
             match serde_json::from_slice::<Request>(&line) {
                 Ok(request) => self.handle(number, request),
                 Err(error) => self.answer(number, &Response::Error(format!("unknown request: {error}"))),
             }
+        }
+    }
+
+    fn attach(&mut self, number: usize, container: String, stdin: bool) {
+        let response = match self.containers.get(&container) {
+            Some(it) if !matches!(it.phase, Phase::Running(_)) => {
+                Response::Error(format!("container {container} is not running"))
+            }
+            None => Response::Error(format!("there is no container {container}")),
+            Some(_) => Response::Done,
+        };
+        let attached = matches!(response, Response::Done);
+        self.answer(number, &response);
+        if let Some(client) = self.clients.get_mut(&number).filter(|_| attached) {
+            client.attached = Some(Attached { container, stdin });
+        }
+    }
+
+    /// What an attached client sends: input, its end, the size of its terminal.
+    fn take_frames(&mut self, number: usize) {
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        let Some(attached) = &client.attached else { return };
+        let Some(container) = self.containers.get_mut(&attached.container) else { return };
+        while let Some((kind, payload)) = attach::take_frame(&mut client.input) {
+            match (kind, &mut container.input) {
+                (attach::INPUT, Some(input)) if attached.stdin && !input.ending => {
+                    input.pending.extend_from_slice(&payload);
+                }
+                (attach::INPUT_END, Some(input)) if attached.stdin && input.once => input.ending = true,
+                (attach::RESIZE, _) if container.terminal && payload.len() == 4 => {
+                    let number = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
+                    if let Some(pump) = container.pumps.first() {
+                        sys::set_terminal_size(pump.pipe.as_raw_fd(), number(0), number(2));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let id = attached.container.clone();
+        self.write_input(&id);
+    }
+
+    fn write_input(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Some(input) = &mut container.input else { return };
+        while !input.pending.is_empty() {
+            match input.pipe.write(&input.pending) {
+                Ok(count) => drop(input.pending.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    // Nobody reads it any more.
+                    container.input = None;
+                    return;
+                }
+            }
+        }
+        if input.ending {
+            if container.terminal {
+                // End of input on a terminal is Ctrl-D; the terminal itself stays for its output.
+                let _ = input.pipe.write(&[4]);
+            }
+            container.input = None;
+        }
+    }
+
+    /// An attachment that wrote to an input meant for one ends it.
+    fn detach(&mut self, attached: &Attached) {
+        if let Some(input) = self.containers.get_mut(&attached.container).and_then(|it| it.input.as_mut())
+            && attached.stdin
+            && input.once
+        {
+            input.ending = true;
+            self.write_input(&attached.container);
         }
     }
 
@@ -370,6 +502,7 @@ impl Shim {
                 };
                 self.answer(number, &response);
             }
+            Request::Attach { container, stdin } => self.attach(number, container, stdin),
             Request::Watch => {
                 if let Some(client) = self.clients.get_mut(&number) {
                     client.watching = true;
@@ -431,8 +564,21 @@ impl Shim {
         let (answer, tell) = pipe()?;
         let (out_read, out_write) = pipe()?;
         let (error_read, error_write) = pipe()?;
-        let stdin =
-            File::open("/dev/null").map_err(|error| other(format!("cannot open /dev/null: {error}")))?;
+        let (stdin, input) = if config.stdin && !config.terminal {
+            let (read, write) = pipe()?;
+            (OwnedFd::from(read), Some(File::from(OwnedFd::from(write))))
+        } else {
+            let null =
+                File::open("/dev/null").map_err(|error| other(format!("cannot open /dev/null: {error}")))?;
+            (null.into(), None)
+        };
+        let console = match config.terminal {
+            true => Some(
+                start::listen_for_console(&directory)
+                    .map_err(|error| other(format!("cannot wait for the terminal: {error}")))?,
+            ),
+            false => None,
+        };
         let log = match &config.log {
             Some(path) => Some(
                 LogFile::open(path, FILE_BYTES_MAX)
@@ -442,10 +588,9 @@ impl Shim {
         };
         match sys::fork().map_err(|error| other(format!("cannot fork: {error}")))? {
             Fork::Child => {
-                drop((answer, out_read, error_read));
+                drop((answer, out_read, error_read, input));
                 sys::reset_signals();
-                let stdio =
-                    Stdio { stdin: stdin.into(), stdout: out_write.into(), stderr: error_write.into() };
+                let stdio = Stdio { stdin, stdout: out_write.into(), stderr: error_write.into() };
                 let parent = std::os::unix::process::parent_id();
                 // Panics must not unwind into the shim's loop in the wrong process.
                 let result = std::panic::catch_unwind(|| start::start(&self.config, parent, config, stdio))
@@ -468,7 +613,15 @@ impl Shim {
                 };
                 let answer = File::from(OwnedFd::from(answer));
                 set_nonblocking(&answer);
+                let input = input.map(|pipe| {
+                    set_nonblocking(&pipe);
+                    Input { pipe, once: config.stdin_once, pending: Vec::new(), ending: false }
+                });
                 let container = Container {
+                    input,
+                    console,
+                    terminal: config.terminal,
+                    terminal_input: (config.terminal && config.stdin).then_some(config.stdin_once),
                     phase: Phase::Starting {
                         child,
                         answer,
@@ -508,7 +661,15 @@ impl Shim {
         // It has nothing more to say; it may only be slow to exit.
         let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
         match &response {
-            Response::Started(started) => container.phase = Phase::Running(*started),
+            Response::Started(started) => {
+                container.phase = Phase::Running(*started);
+                if let Some(console) = container.console.take() {
+                    match helper::receive_terminal(&console) {
+                        Ok(master) => container.take_terminal(master),
+                        Err(error) => sys::complain!("{id} has no terminal: {error}"),
+                    }
+                }
+            }
             _ => {
                 self.containers.remove(id);
                 start::clean_up(&self.config, id);
@@ -523,14 +684,28 @@ impl Shim {
         let mut buffer = [0; 64 * 1024];
         let now = sys::now_nanoseconds();
         let mut records = Vec::new();
+        let channel = pump.splitter.stream();
         match pump.pipe.read(&mut buffer) {
             Ok(0) => {
                 pump.splitter.finish(now, &mut records);
                 container.pumps.remove(stream);
             }
-            Ok(count) => pump.splitter.push(&buffer[..count], now, &mut records),
+            Ok(count) => {
+                pump.splitter.push(&buffer[..count], now, &mut records);
+                for client in self.clients.values_mut() {
+                    if client.attached.as_ref().is_some_and(|it| it.container == id) {
+                        if client.output.len() < ANSWER_BYTES_MAX {
+                            attach::put_frame(&mut client.output, channel.frame(), &buffer[..count]);
+                        } else {
+                            client.gone = true;
+                        }
+                    }
+                }
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
+            // EIO is how a terminal says that its last writer is gone.
             Err(_) => {
+                pump.splitter.finish(now, &mut records);
                 container.pumps.remove(stream);
             }
         }
@@ -586,6 +761,10 @@ impl Shim {
             {
                 container.pumps.clear();
                 container.log = None;
+                container.input = None;
+                for client in self.clients.values_mut() {
+                    client.closing |= client.attached.as_ref().is_some_and(|it| it.container == id);
+                }
                 container.phase = Phase::Exited(exit);
                 self.conclude(&id, exit);
                 changed = true;
@@ -687,8 +866,15 @@ impl Shim {
                     Err(_) => client.gone = true,
                 }
             }
+            client.gone |= client.closing && client.output.is_empty();
         }
-        self.clients.retain(|_, client| !client.gone);
+        let gone: Vec<usize> =
+            self.clients.iter().filter(|(_, client)| client.gone).map(|(number, _)| *number).collect();
+        for number in gone {
+            if let Some(attached) = self.clients.remove(&number).and_then(|client| client.attached) {
+                self.detach(&attached);
+            }
+        }
     }
 }
 

@@ -86,13 +86,16 @@ pub fn lower_to_oci(sandbox: &SandboxConfig, config: &ContainerConfig, around: &
         let home = around.user.home.as_deref().unwrap_or(Path::new("/"));
         environment.push(format!("HOME={}", home.display()));
     }
+    if config.terminal && missing("TERM") {
+        environment.push("TERM=xterm".to_owned());
+    }
     if missing("HOSTNAME") {
         environment.push(format!("HOSTNAME={}", sandbox.hostname));
     }
 
     let namespace = |kind: &str, file: &str| json!({"type": kind, "path": format!("/proc/{}/ns/{file}", around.namespace_pid)});
     let mut process = json!({
-        "terminal": false,
+        "terminal": config.terminal,
         "user": {"uid": around.user.uid, "gid": around.user.gid, "additionalGids": around.user.additional_gids},
         "args": config.arguments,
         "env": environment,

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -18,6 +19,18 @@ use crate::{rootfs, seccomp, sys, trace};
 
 /// A user database larger than this is not one.
 const USER_FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The socket over which a container's terminal comes, in its directory.
+const CONSOLE: &str = "console";
+
+/// A socket's address has 107 bytes and a directory's name may have more, so it is named by a descriptor.
+pub fn listen_for_console(directory: &Path) -> std::io::Result<UnixListener> {
+    let _ = fs::remove_file(directory.join(CONSOLE));
+    let open = File::open(directory)?;
+    let listener = UnixListener::bind(format!("/proc/self/fd/{}/{CONSOLE}", open.as_raw_fd()))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
 
 pub struct Stdio {
     pub stdin: OwnedFd,
@@ -85,10 +98,12 @@ pub fn start(
         .with_stdin(stdio.stdin)
         .with_stdout(stdio.stdout)
         .with_stderr(stdio.stderr)
+        .with_console_socket(config.terminal.then(|| directory.join(CONSOLE)))
         .validate_id()
         .map_err(explain)?
         .as_init(&directory)
         .with_systemd(false)
+        .with_detach(true)
         .as_sibling(true)
         .build()
         .map_err(explain)?;

@@ -32,6 +32,9 @@ cases![
     the_host_image_hides_secrets_and_keeps_tools,
     mounts_stay_inside_the_root,
     exec_with_pipes_and_with_a_terminal,
+    an_exec_that_ends_at_once_keeps_its_code,
+    an_attachment_sees_output_and_gives_input,
+    the_pods_own_ports_can_be_dialled,
     a_new_daemon_finds_what_happened,
     users_and_working_directories_are_the_images,
     a_bundle_runs_from_start_to_end,
@@ -386,6 +389,85 @@ async fn exec_with_pipes_and_with_a_terminal() {
     assert!(
         matches!(error, naru_runtime::Error::Start { source, .. } if source.kind == StartFailureKind::NotFound)
     );
+    pod.end().await;
+}
+
+async fn an_exec_that_ends_at_once_keeps_its_code() {
+    let pod = Pod::new().await;
+    pod.sandbox.start(&pod.shell("a-0", "sleep 100")).await.expect("started");
+    let config = ExecConfig {
+        container: "a-0".into(),
+        arguments: ["sh", "-c", "exit 7"].map(str::to_owned).into(),
+        environment: Vec::new(),
+        working_directory: None,
+        stdin: false,
+        terminal: false,
+    };
+    for _ in 0..10 {
+        let mut exec = pod.sandbox.exec(&pod.program, &config).await.expect("exec");
+        // Whoever waits may turn to something else in between, at any moment.
+        let code = loop {
+            tokio::select! {
+                biased;
+                code = exec.wait() => break code,
+                () = tokio::task::yield_now() => {}
+            }
+        };
+        assert_eq!(code.expect("a code"), 7);
+    }
+    pod.end().await;
+}
+
+async fn an_attachment_sees_output_and_gives_input() {
+    let pod = Pod::new().await;
+    let mut config = pod.shell("a-0", "read line; echo got $line; echo bad >&2; cat; echo end");
+    (config.stdin, config.stdin_once) = (true, true);
+    pod.sandbox.start(&config).await.expect("started");
+    let mut attached = pod.sandbox.attach("a-0", true).await.expect("attached");
+    let mut stdin = attached.stdin.take().expect("stdin");
+    stdin.write_all(b"one\ntwo\n").await.expect("written");
+    drop(stdin);
+    let (mut out, mut error) = (String::new(), String::new());
+    let (a, b) =
+        tokio::join!(attached.stdout.read_to_string(&mut out), attached.stderr.read_to_string(&mut error));
+    a.and(b).expect("both end with the container");
+    assert_eq!((out.as_str(), error.as_str()), ("got one\ntwo\nend\n", "bad\n"));
+    assert_eq!(pod.wait("a-0").await.code, 0);
+
+    let mut config = pod.shell("t-0", "tty; read line; stty size; exit 5");
+    (config.stdin, config.terminal) = (true, true);
+    pod.sandbox.start(&config).await.expect("started");
+    let mut attached = pod.sandbox.attach("t-0", true).await.expect("attached");
+    attached.resize.send((120, 40)).await.expect("resized");
+    let mut stdin = attached.stdin.take().expect("stdin");
+    stdin.write_all(b"go\n").await.expect("written");
+    let mut out = String::new();
+    attached.stdout.read_to_string(&mut out).await.expect("ends with the container");
+    assert!(out.contains("40 120"), "{out:?}");
+    assert_eq!(pod.wait("t-0").await.code, 5);
+    assert!(pod.log("t-0").contains("/dev/pts/0"), "{}", pod.log("t-0"));
+    assert!(pod.sandbox.attach("t-0", false).await.is_err(), "it has ended");
+    pod.end().await;
+}
+
+async fn the_pods_own_ports_can_be_dialled() {
+    let pod = Pod::new().await;
+    let script = "ip link set lo up; echo hello | nc -l -p 8080 127.0.0.1";
+    let mut config = pod.shell("a-0", script);
+    config.capabilities = Some(vec!["NET_ADMIN".into()]);
+    pod.sandbox.start(&config).await.expect("started");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut stream = loop {
+        match pod.sandbox.dial(8080, Duration::from_secs(1)) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut text).expect("read");
+    assert_eq!(text, "hello\n");
+    assert!(pod.sandbox.dial(8081, Duration::from_secs(1)).is_err());
     pod.end().await;
 }
 
