@@ -28,20 +28,20 @@ pub struct DeclaredColumn {
     pub path: String,
 }
 
-const fn column(name: &'static str, kind: &'static str, priority: u8) -> Column {
+pub(crate) const fn column(name: &'static str, kind: &'static str, priority: u8) -> Column {
     Column { name, kind, priority }
 }
-const fn words(name: &'static str) -> Column {
+pub(crate) const fn words(name: &'static str) -> Column {
     column(name, "string", 0)
 }
-const fn figure(name: &'static str) -> Column {
+pub(crate) const fn figure(name: &'static str) -> Column {
     column(name, "integer", 0)
 }
-const fn wide(name: &'static str) -> Column {
+pub(crate) const fn wide(name: &'static str) -> Column {
     column(name, "string", 1)
 }
-const NAME: Column = words("Name");
-const AGE: Column = words("Age");
+pub(crate) const NAME: Column = words("Name");
+pub(crate) const AGE: Column = words("Age");
 
 impl Columns {
     pub const NAME_AND_AGE: Columns =
@@ -67,7 +67,7 @@ impl Columns {
         }
     }
 
-    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+    pub(crate) fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         match self {
             Columns::BuiltIn(_, cells) => cells(object, now),
             Columns::Declared(columns) => std::iter::once(json!(crate::name(object)))
@@ -133,16 +133,16 @@ pub fn partial_metadata(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }
 
-fn created(object: &Value, now: Timestamp) -> Value {
+pub(crate) fn created(object: &Value, now: Timestamp) -> Value {
     json!(time::age(&object["metadata"]["creationTimestamp"], now))
 }
 
 /// The text, or what kubectl shows when there is none.
-fn or_none(text: &str) -> Value {
+pub(crate) fn or_none(text: &str) -> Value {
     json!(if text.is_empty() { "<none>" } else { text })
 }
 
-fn count(value: &Value) -> usize {
+pub(crate) fn count(value: &Value) -> usize {
     value.as_array().map(Vec::len).or_else(|| value.as_object().map(Map::len)).unwrap_or(0)
 }
 
@@ -312,7 +312,7 @@ fn restarts(pod: &Value, now: Timestamp) -> String {
     }
 }
 
-fn images(template: &Value) -> (Value, Value) {
+pub(crate) fn images(template: &Value) -> (Value, Value) {
     let of = |field: &str| {
         let names: Vec<&str> = list(template, "/spec/containers").iter().map(|it| text(it, field)).collect();
         or_none(&names.join(","))
@@ -320,7 +320,7 @@ fn images(template: &Value) -> (Value, Value) {
     (of("/name"), of("/image"))
 }
 
-fn selector(selector: &Value) -> Value {
+pub(crate) fn selector(selector: &Value) -> Value {
     let text = crate::selector::LabelSelector::from_object(selector).map(|it| it.to_string());
     or_none(&text.unwrap_or_default())
 }

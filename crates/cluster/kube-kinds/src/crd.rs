@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::columns::{Columns, DeclaredColumn};
-use crate::{Cause, Kind, NameRule, Scale, defaults, list, text, validation};
+use crate::{Cause, Kind, NameRule, Scale, Tier, defaults, list, text, validation};
 
 /// How deep a schema is followed: a bound against schemas that were built to hurt.
 const SCHEMA_DEPTH_MAX: usize = 64;
@@ -56,6 +56,8 @@ pub fn kinds_of(definition: &Value) -> Vec<Kind> {
                 columns: columns_of(version),
                 warnings: crate::table::no_warnings,
                 schema: version.pointer("/schema/openAPIV3Schema").map(|it| Arc::new(it.clone())),
+                tier: Tier::Active,
+                stored: None,
             }
         })
         .collect()

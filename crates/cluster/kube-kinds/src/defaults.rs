@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 pub fn nothing(_: &mut Value) {}
 
 /// Sets a field that is absent or null.
-fn set(object: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
+pub(crate) fn set(object: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
     match object.get(field) {
         None | Some(Value::Null) => {
             object.insert(field.to_string(), value.into());
@@ -17,7 +17,7 @@ fn set(object: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
     }
 }
 
-fn spec_of(object: &mut Value) -> Option<&mut Map<String, Value>> {
+pub(crate) fn spec_of(object: &mut Value) -> Option<&mut Map<String, Value>> {
     object.as_object_mut()?.entry("spec").or_insert_with(|| json!({})).as_object_mut()
 }
 
@@ -118,7 +118,7 @@ fn has_floating_tag(image: &str) -> bool {
     }
 }
 
-fn items<'a>(
+pub(crate) fn items<'a>(
     object: &'a mut Map<String, Value>,
     field: &str,
 ) -> impl Iterator<Item = &'a mut Map<String, Value>> {
@@ -146,7 +146,7 @@ fn qos_class(spec: &Value) -> &'static str {
     if guaranteed { "Guaranteed" } else { "Burstable" }
 }
 
-fn template(spec: &mut Map<String, Value>, restart_policy: &str) {
+pub(crate) fn template(spec: &mut Map<String, Value>, restart_policy: &str) {
     if let Some(template) = spec.get_mut("template").and_then(Value::as_object_mut) {
         template.entry("metadata").or_insert_with(|| json!({}));
         if let Some(pod) = template.entry("spec").or_insert_with(|| json!({})).as_object_mut() {
@@ -297,7 +297,7 @@ pub fn gateway(object: &mut Value) {
     }
 }
 
-fn set_initial_status(object: &mut Value, status: Value) {
+pub(crate) fn set_initial_status(object: &mut Value, status: Value) {
     if let Some(object) = object.as_object_mut() {
         set(object, "status", status);
     }

@@ -14,6 +14,7 @@ pub mod crd;
 pub mod defaults;
 pub mod failure;
 pub mod jsonpath;
+mod kinds;
 pub mod quantity;
 pub mod selector;
 pub mod strategy;
@@ -55,6 +56,29 @@ pub struct Kind {
     pub warnings: fn(&Value) -> Vec<String>,
     /// OpenAPI schema of a declared kind.
     pub schema: Option<Arc<Value>>,
+    /// Whether something makes objects of this kind true, or they are only kept.
+    pub tier: Tier,
+    /// Set when the objects are stored in the form of another kind or version.
+    pub stored: Option<Stored>,
+}
+
+/// What users may expect of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Controllers, the node or the API act on it.
+    Active,
+    /// Kept, checked and served, not acted on.
+    Stored,
+}
+
+/// How a kind is kept in the form of another: `HorizontalPodAutoscaler` of `autoscaling/v1` as
+/// that of `v2`, events of `events.k8s.io` as core events.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// Start of the storage keys (`core/events/`).
+    pub prefix: &'static str,
+    pub to_stored: fn(&mut Value),
+    pub from_stored: fn(&mut Value),
 }
 
 /// Where the scale subresource finds its figures (JSON pointers).
@@ -75,6 +99,8 @@ pub enum NameRule {
     Label,
     /// A label that starts with a letter.
     ServiceName,
+    /// Whatever fits between two slashes of a path (`system:node`).
+    PathSegment,
 }
 
 impl Kind {
@@ -113,6 +139,9 @@ impl Kind {
 
     /// Start of the keys of all objects of this kind.
     pub fn prefix(&self) -> String {
+        if let Some(stored) = &self.stored {
+            return stored.prefix.to_string();
+        }
         format!("{}/{}/", if self.group.is_empty() { "core" } else { &self.group }, self.plural)
     }
 

@@ -1,17 +1,18 @@
-//! The table of built-in kinds. A new kind is a row here, plus its defaults, rules and columns if
-//! it has any.
+//! The table of built-in kinds. A new kind is one row in the file of its group under `kinds/`, with
+//! its defaults, rules and columns beside it if it has any; the rows here are those that everything
+//! else stands on.
 
 use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
 use crate::columns::{self, Columns};
-use crate::{Kind, NameRule, Scale, defaults, text, validation};
+use crate::{Kind, NameRule, Scale, Tier, defaults, kinds, text, validation};
 
 /// All built-in kinds in the order of discovery. Core first.
 pub fn builtin() -> &'static [Arc<Kind>] {
     static KINDS: OnceLock<Vec<Arc<Kind>>> = OnceLock::new();
-    KINDS.get_or_init(|| rows().into_iter().map(Arc::new).collect())
+    KINDS.get_or_init(|| rows().into_iter().chain(kinds::rows()).map(Arc::new).collect())
 }
 
 /// The built-in kind behind a resource path.
@@ -25,7 +26,7 @@ pub fn of(group: &str, kind: &str) -> Option<&'static Arc<Kind>> {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Scope {
+pub(crate) enum Scope {
     Cluster,
     Namespaced,
 }
@@ -57,6 +58,7 @@ fn rows() -> Vec<Kind> {
             field: pod_field,
             columns: columns::POD,
             has_status: true,
+            has_generation: true,
             categories: vec!["all".into()],
             subresources: &["attach", "binding", "exec", "log"],
             ..row("", "v1", "Pod", "pods", Namespaced, &["po"])
@@ -156,6 +158,8 @@ fn rows() -> Vec<Kind> {
             has_generation: true,
             ..row(GATEWAY, "v1", "HTTPRoute", "httproutes", Namespaced, &[])
         },
+        row(GATEWAY, "v1", "ReferenceGrant", "referencegrants", Namespaced, &["refgrant"]),
+        row(GATEWAY, "v1beta1", "ReferenceGrant", "referencegrants", Namespaced, &["refgrant"]),
         Kind {
             default: defaults::custom_resource_definition,
             validate: validation::custom_resource_definition,
@@ -175,7 +179,14 @@ fn rows() -> Vec<Kind> {
     ]
 }
 
-fn row(group: &str, version: &str, kind: &str, plural: &str, scope: Scope, short: &[&str]) -> Kind {
+pub(crate) fn row(
+    group: &str,
+    version: &str,
+    kind: &str,
+    plural: &str,
+    scope: Scope,
+    short: &[&str],
+) -> Kind {
     Kind {
         group: group.into(),
         version: version.into(),
@@ -196,6 +207,8 @@ fn row(group: &str, version: &str, kind: &str, plural: &str, scope: Scope, short
         columns: Columns::NAME_AND_AGE,
         warnings: no_warnings,
         schema: None,
+        tier: Tier::Active,
+        stored: None,
     }
 }
 
@@ -221,7 +234,7 @@ pub(crate) fn no_field(_: &Value, _: &str) -> Option<String> {
     None
 }
 
-fn apps_scale() -> Scale {
+pub(crate) fn apps_scale() -> Scale {
     Scale {
         spec_replicas: "/spec/replicas".into(),
         status_replicas: "/status/replicas".into(),
@@ -244,7 +257,7 @@ fn pod_field(object: &Value, field: &str) -> Option<String> {
     Some(text(object, pointer).to_string())
 }
 
-fn event_field(object: &Value, field: &str) -> Option<String> {
+pub(crate) fn event_field(object: &Value, field: &str) -> Option<String> {
     let pointer = match field {
         "involvedObject.kind" => "/involvedObject/kind",
         "involvedObject.namespace" => "/involvedObject/namespace",
@@ -260,4 +273,54 @@ fn event_field(object: &Value, field: &str) -> Option<String> {
         _ => return None,
     };
     Some(text(object, pointer).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::columns::{Include, table};
+    use serde_json::json;
+
+    /// Whatever a client sends, no row of the table trips over it.
+    #[test]
+    fn every_kind_stands_empty_and_odd_objects() {
+        let odd =
+            ["metadata", "spec", "status", "rules", "subjects", "webhooks", "subsets", "template", "data"];
+        for kind in builtin() {
+            for filling in
+                [json!({}), json!([1]), json!("text"), json!(null), json!({"template": [], "metrics": 3})]
+            {
+                let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind});
+                for field in odd {
+                    object[field] = filling.clone();
+                }
+                object["metadata"] = json!({"name": "x"});
+                (kind.default)(&mut object);
+                let once = object.clone();
+                (kind.default)(&mut object);
+                assert_eq!(object, once, "{kind:?}: defaults applied twice change nothing");
+                (kind.validate)(&object, Some(&once), &mut Vec::new());
+                let table =
+                    table(kind, &[&object], json!({}), Include::None, true, jiff::Timestamp::UNIX_EPOCH);
+                assert_eq!(
+                    table["columnDefinitions"].as_array().map(Vec::len),
+                    table["rows"][0]["cells"].as_array().map(Vec::len),
+                    "{kind:?}"
+                );
+                if let Some(stored) = &kind.stored {
+                    (stored.to_stored)(&mut object);
+                    (stored.from_stored)(&mut object);
+                    assert_eq!(object["apiVersion"], kind.api_version());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_rows_have_the_same_path() {
+        let mut seen = std::collections::HashSet::new();
+        for kind in builtin() {
+            assert!(seen.insert((&kind.group, &kind.version, &kind.plural)), "{kind:?}");
+        }
+    }
 }

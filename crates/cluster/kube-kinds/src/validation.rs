@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::selector::LabelSelector;
 use crate::{Cause, Kind, NameRule, list, quantity, text};
 
-type Causes = Vec<Cause>;
+pub(crate) type Causes = Vec<Cause>;
 
 pub fn nothing(_: &Value, _: Option<&Value>, _: &mut Causes) {}
 
@@ -57,6 +57,8 @@ pub fn check_name(rule: NameRule, name: &str) -> Result<(), &'static str> {
         NameRule::Label => Err(
             "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
         ),
+        NameRule::PathSegment if name != "." && name != ".." && !name.contains(['/', '%']) => Ok(()),
+        NameRule::PathSegment => Err("may not be '.', '..' or contain '/' or '%'"),
         NameRule::ServiceName
             if name.len() <= 63 && is_label(name) && name.starts_with(|it: char| it.is_ascii_lowercase()) =>
         {
@@ -86,7 +88,7 @@ fn is_label_value(value: &str) -> bool {
             && value.ends_with(|it: char| it.is_ascii_alphanumeric()))
 }
 
-fn labels(labels: &Value, field: &str, causes: &mut Causes) {
+pub(crate) fn labels(labels: &Value, field: &str, causes: &mut Causes) {
     for (key, value) in labels.as_object().into_iter().flatten() {
         if !is_qualified_name(key) {
             causes.push(Cause::invalid(field, &json!(key), QUALIFIED_NAME));
@@ -124,7 +126,7 @@ fn frozen_pod_spec(spec: &Value) -> Map<String, Value> {
     spec
 }
 
-fn pod_spec(spec: &Value, at: &str, causes: &mut Causes) {
+pub(crate) fn pod_spec(spec: &Value, at: &str, causes: &mut Causes) {
     let containers = list(spec, "/containers");
     if containers.is_empty() {
         causes.push(Cause::required(&format!("{at}.containers"), ""));
@@ -215,7 +217,7 @@ fn container(container: &Value, at: &str, volumes: &[&str], causes: &mut Causes)
     }
 }
 
-fn selector_and_template(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+pub(crate) fn selector_and_template(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     let spec = &object["spec"];
     let selector = &spec["selector"];
     match LabelSelector::from_object(selector) {
@@ -241,7 +243,7 @@ fn selector_and_template(object: &Value, old: Option<&Value>, causes: &mut Cause
     pod_spec(&spec["template"]["spec"], "spec.template.spec", causes);
 }
 
-fn not_negative(object: &Value, pointer: &str, causes: &mut Causes) {
+pub(crate) fn not_negative(object: &Value, pointer: &str, causes: &mut Causes) {
     let value = object.pointer(pointer).unwrap_or(&Value::Null);
     let field = pointer.trim_start_matches('/').replace('/', ".");
     if !value.is_null() && !value.as_i64().is_some_and(|it| (0..=i64::from(i32::MAX)).contains(&it)) {
@@ -283,7 +285,7 @@ pub fn deployment(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     }
 }
 
-fn int_or_percent(value: &Value) -> Option<i64> {
+pub(crate) fn int_or_percent(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64().filter(|it| *it >= 0),
         Value::String(text) => text.strip_suffix('%')?.parse().ok().filter(|it| *it >= 0),
@@ -291,7 +293,7 @@ fn int_or_percent(value: &Value) -> Option<i64> {
     }
 }
 
-fn always_restarts(object: &Value, causes: &mut Causes) {
+pub(crate) fn always_restarts(object: &Value, causes: &mut Causes) {
     let policy = &object["spec"]["template"]["spec"]["restartPolicy"];
     if !policy.is_null() && policy != "Always" {
         causes.push(Cause::unsupported("spec.template.spec.restartPolicy", policy, &["Always"]));

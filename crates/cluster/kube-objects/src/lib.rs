@@ -260,7 +260,12 @@ impl Objects {
     ) -> Result<Deleted, Failure> {
         for _ in 0..ATTEMPTS_MAX {
             let live = self.entry(kind, namespace, name)?;
-            let result = match strategy::delete(kind, &live.value, options, Timestamp::now())? {
+            let result = match strategy::delete(
+                kind,
+                &present(kind, live.value.clone()),
+                options,
+                Timestamp::now(),
+            )? {
                 Deletion::Unchanged => return Ok(Deleted::Pending(present(kind, live.value))),
                 Deletion::Remove if writer.mode == Mode::DryRun => {
                     return Ok(Deleted::Removed(present(kind, live.value)));
@@ -337,8 +342,8 @@ impl Objects {
             }
             return Ok(Arc::new(object.clone()));
         }
-        let entry = self.store.put(&key, expected, object.clone()).await;
-        entry.map(|it| it.value).map_err(|error| failure_of(kind, name, error))
+        let entry = self.store.put(&key, expected, stored(kind, object.clone())).await;
+        entry.map(|it| present(kind, it.value)).map_err(|error| failure_of(kind, name, error))
     }
 
     async fn remove(&self, kind: &Kind, live: &Entry) -> Result<Arc<Value>, Failure> {
@@ -363,15 +368,27 @@ impl Objects {
     }
 }
 
-/// The object in the version of `kind`: versions of one kind differ in nothing but the name here.
+/// The object in the version of `kind`. Versions differ in their name only, unless the kind says
+/// how they are stored.
 pub fn present(kind: &Kind, object: Arc<Value>) -> Arc<Value> {
     let version = kind.api_version();
     if object["apiVersion"] == version.as_str() {
         return object;
     }
     let mut object = (*object).clone();
-    object["apiVersion"] = json!(version);
+    match &kind.stored {
+        Some(stored) => (stored.from_stored)(&mut object),
+        None => object["apiVersion"] = json!(version),
+    }
     Arc::new(object)
+}
+
+/// The object as it is stored.
+fn stored(kind: &Kind, mut object: Value) -> Value {
+    if let Some(stored) = &kind.stored {
+        (stored.to_stored)(&mut object);
+    }
+    object
 }
 
 /// Sets a condition in `status.conditions`, by its type.
