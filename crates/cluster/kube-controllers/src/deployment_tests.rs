@@ -240,3 +240,26 @@ fn a_paused_deployment_changes_its_size_but_not_its_version() {
     world.settle();
     assert_eq!(world.sets.len(), 2);
 }
+
+/// The example of the Kubernetes documentation: 10 replicas, at most 3 more, at most 2 fewer; a new
+/// version that does not start, and then 5 more.
+#[test]
+fn a_change_of_size_in_the_middle_of_a_rollout_is_shared() {
+    let mut world = World::new(10, rolling(json!(3), json!(2)));
+    world.settle();
+    world.set_image("broken");
+    for _ in 0..5 {
+        world.decide();
+        (0..world.sets.len()).for_each(|at| {
+            world.follow(at);
+            world.report(at);
+        });
+    }
+    let sizes =
+        |world: &World| -> Vec<i64> { world.sets.iter().map(|it| int(it, "/spec/replicas")).collect() };
+    assert_eq!(sizes(&world), [8, 5]);
+    world.deployment["spec"]["replicas"] = json!(15);
+    world.bump();
+    world.decide();
+    assert_eq!(sizes(&world), [11, 7]);
+}

@@ -1,9 +1,13 @@
 //! The loop that every controller runs in: wake on changes, plan, execute, try again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
+use kube_kinds::Failure;
 use kube_objects::{Objects, Registry, Writer};
 use kube_store::{Change, Watcher};
 use serde_json::Value;
@@ -15,6 +19,11 @@ use crate::action::{Plan, execute};
 /// Pause after the first failure of a key; it doubles with every further one.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Keys of one controller that are carried out at the same time; each waits for the disk.
+const KEYS_AT_ONCE_MAX: usize = 32;
+/// Plans between two looks at the news: a reader that never looks falls behind the history.
+const PLANS_IN_A_ROW_MAX: usize = 16;
 
 /// What a controller may look at.
 pub struct View<'a> {
@@ -72,6 +81,18 @@ impl Queue {
         self.later.values().min().copied()
     }
 
+    fn ended(&mut self, controller: &dyn Controller, key: String, result: Result<(), Failure>) {
+        let Err(failure) = result else {
+            self.failures.remove(&key);
+            return;
+        };
+        let count = self.failures.entry(key.clone()).or_insert(0);
+        let wait = (RETRY_FIRST * 2u32.saturating_pow(*count)).min(RETRY_MAX);
+        *count += 1;
+        tracing::debug!(controller = controller.name(), key, %failure, ?wait, "trying again");
+        self.later.insert(key, Instant::now() + wait);
+    }
+
     fn wake(&mut self, now: Instant) {
         let due: Vec<String> =
             self.later.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
@@ -82,38 +103,41 @@ impl Queue {
     }
 }
 
-/// Runs one controller until `shutdown`.
+/// Runs one controller until `shutdown`. Several keys are worked on at once, one key never twice: its
+/// next plan is made from a store that has all of the last one's writes.
 pub async fn run(controller: Box<dyn Controller>, objects: Objects, shutdown: CancellationToken) {
     let registry = Registry::new(objects.clone());
     let writer = Writer::new(controller.name());
     let view = View { objects: &objects, registry: &registry };
     let mut queue = Queue::default();
+    let mut busy: HashSet<String> = HashSet::new();
+    let mut work: FuturesUnordered<BoxFuture<'_, (String, Result<(), Failure>)>> = FuturesUnordered::new();
     let mut watcher = look_at_everything(&*controller, &view, &mut queue);
-    loop {
-        while let Some(key) = queue.ready.pop_first() {
-            if shutdown.is_cancelled() {
-                return;
+    while !shutdown.is_cancelled() {
+        for _ in 0..PLANS_IN_A_ROW_MAX {
+            if busy.len() == KEYS_AT_ONCE_MAX {
+                break;
             }
+            let Some(key) = queue.ready.iter().find(|it| !busy.contains(*it)).cloned() else { break };
+            queue.ready.remove(&key);
             queue.later.remove(&key);
             let plan = controller.plan(&key, &view, Timestamp::now());
             if let Some(wait) = plan.again_after {
                 queue.later.insert(key.clone(), Instant::now() + wait);
             }
-            match execute(&objects, plan.actions, &writer).await {
-                Ok(()) => {
-                    queue.failures.remove(&key);
-                }
-                Err(failure) => {
-                    let count = queue.failures.entry(key.clone()).or_insert(0);
-                    let wait = (RETRY_FIRST * 2u32.saturating_pow(*count)).min(RETRY_MAX);
-                    *count += 1;
-                    tracing::debug!(controller = controller.name(), key, %failure, ?wait, "trying again");
-                    queue.later.insert(key, Instant::now() + wait);
-                }
+            if plan.actions.is_empty() {
+                queue.failures.remove(&key);
+                continue;
             }
+            busy.insert(key.clone());
+            let (objects, writer) = (&objects, &writer);
+            work.push(async move { (key, execute(objects, plan.actions, writer).await) }.boxed());
         }
+        let more = busy.len() < KEYS_AT_ONCE_MAX && queue.ready.iter().any(|it| !busy.contains(it));
         let next_at = queue.next_at();
         tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
             batch = watcher.next() => match batch {
                 Ok(batch) => {
                     for change in &batch.changes {
@@ -121,14 +145,20 @@ pub async fn run(controller: Box<dyn Controller>, objects: Objects, shutdown: Ca
                     }
                 }
                 Err(error) => {
-                    tracing::info!(controller = controller.name(), %error, "looking at everything again");
+                    tracing::debug!(controller = controller.name(), %error, "looking at everything again");
                     watcher = look_at_everything(&*controller, &view, &mut queue);
                 }
             },
+            Some((key, result)) = work.next() => {
+                busy.remove(&key);
+                queue.ended(&*controller, key, result);
+            }
             () = sleep_until(next_at) => queue.wake(Instant::now()),
-            () = shutdown.cancelled() => return,
+            () = tokio::task::yield_now(), if more => {}
         }
     }
+    // What has begun is finished, so that a plan is not left half done without need.
+    while work.next().await.is_some() {}
 }
 
 fn look_at_everything(controller: &dyn Controller, view: &View<'_>, queue: &mut Queue) -> Watcher {

@@ -11,7 +11,10 @@
 //! Not here: anything about containers (the node's work) or the kinds of the loop.
 
 mod action;
+mod adoption;
+mod amount;
 mod cleanup;
+mod conditions;
 mod deployment;
 #[cfg(test)]
 mod deployment_tests;
@@ -19,6 +22,7 @@ mod endpoints;
 mod expiry;
 mod garbage;
 mod harness;
+mod hash;
 mod job;
 mod pods;
 mod replica_set;
@@ -34,7 +38,7 @@ use harness::Controller;
 
 /// All controllers.
 fn controllers() -> Vec<Box<dyn Controller>> {
-    vec![
+    let mut all: Vec<Box<dyn Controller>> = vec![
         Box::new(deployment::Deployments),
         Box::new(replica_set::ReplicaSets),
         Box::new(job::Jobs),
@@ -43,7 +47,11 @@ fn controllers() -> Vec<Box<dyn Controller>> {
         Box::new(garbage::GarbageCollector),
         Box::new(cleanup::Cleanup),
         Box::new(expiry::EventExpiry),
-    ]
+    ];
+    if kube_kinds::table::of("", "ReplicationController").is_some() {
+        all.push(Box::new(replica_set::ReplicationControllers));
+    }
+    all
 }
 
 /// Runs all controllers until `shutdown`. The handle ends when the last one has finished what it

@@ -1,22 +1,22 @@
-//! ReplicaSet: as many pods as asked for, at any moment.
+//! ReplicaSet and its elder ReplicationController: as many pods as asked for, at any moment.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube_kinds::selector::LabelSelector;
-use kube_kinds::strategy::Propagation;
-use kube_kinds::{controller_of, int, is_deleting, name, namespace, parse_key, text, uid};
-use kube_objects::EventType;
+use kube_kinds::{Kind, int, is_deleting, name, namespace, parse_key};
 use serde_json::{Value, json};
 
-use crate::action::{Action, Plan, controller_reference, kind};
+use crate::action::{Action, Plan, kind};
+use crate::conditions;
 use crate::harness::{Controller, Touched, View};
-use crate::pods;
+use crate::{adoption, pods};
 
 /// Pods made or removed in one step; the rest follows in the next.
-const BURST_MAX: usize = 100;
+const BURST_MAX: usize = 500;
 
 pub struct ReplicaSets;
+pub struct ReplicationControllers;
 
 impl Controller for ReplicaSets {
     fn name(&self) -> &'static str {
@@ -24,79 +24,66 @@ impl Controller for ReplicaSets {
     }
 
     fn concerns(&self, change: &Touched<'_>, view: &View<'_>) -> Vec<String> {
-        if change.is("apps/replicasets/") {
-            return vec![change.key.to_string()];
-        }
-        if !change.is("core/pods/") {
-            return Vec::new();
-        }
-        let sets = kind("apps", "ReplicaSet");
-        let mut keys: Vec<String> = [Some(change.object), change.previous]
-            .into_iter()
-            .flatten()
-            .filter_map(|pod| controller_of(pod).map(|it| (pod, it)))
-            .filter(|(_, owner)| owner["kind"] == "ReplicaSet")
-            .map(|(pod, owner)| sets.key(namespace(pod), text(owner, "/name")))
-            .collect();
-        if controller_of(change.object).is_none() && !change.deleted {
-            // Somebody may want to adopt it.
-            let place = namespace(change.object);
-            for set in view.objects.list(&sets, Some(place), &LabelSelector::default()) {
-                if selects(&set, change.object) {
-                    keys.push(sets.key(place, name(&set)));
-                }
-            }
-        }
-        keys
+        concerns("apps/replicasets/", || kind("apps", "ReplicaSet"), change, view)
     }
 
     fn plan(&self, key: &str, view: &View<'_>, now: Timestamp) -> Plan {
-        let Some((_, _, place, name)) = parse_key(key) else { return Plan::default() };
-        let Some(set) = view.objects.find(&kind("apps", "ReplicaSet"), place, name) else {
-            return Plan::default();
-        };
-        let pods = view.objects.list(&kind("", "Pod"), Some(place), &LabelSelector::default());
-        reconcile(&set, &pods, now)
+        plan(&kind("apps", "ReplicaSet"), key, view, now)
     }
 }
 
-fn selects(set: &Value, pod: &Value) -> bool {
-    LabelSelector::from_object(&set["spec"]["selector"]).is_some_and(|it| !it.is_empty() && it.matches(pod))
+impl Controller for ReplicationControllers {
+    fn name(&self) -> &'static str {
+        "replication-controller"
+    }
+
+    fn concerns(&self, change: &Touched<'_>, view: &View<'_>) -> Vec<String> {
+        concerns("core/replicationcontrollers/", || kind("", "ReplicationController"), change, view)
+    }
+
+    fn plan(&self, key: &str, view: &View<'_>, now: Timestamp) -> Plan {
+        plan(&kind("", "ReplicationController"), key, view, now)
+    }
+}
+
+fn concerns(
+    own: &str,
+    kind: impl FnOnce() -> Arc<Kind>,
+    change: &Touched<'_>,
+    view: &View<'_>,
+) -> Vec<String> {
+    if change.is(own) {
+        return vec![change.key.to_string()];
+    }
+    match change.is("core/pods/") {
+        true => adoption::owners_touched(view, &kind(), change),
+        false => Vec::new(),
+    }
+}
+
+fn plan(kind: &Arc<Kind>, key: &str, view: &View<'_>, now: Timestamp) -> Plan {
+    let Some((_, _, place, name)) = parse_key(key) else { return Plan::default() };
+    let Some(set) = view.objects.find(kind, place, name) else { return Plan::default() };
+    let pods = view.objects.list(&crate::action::kind("", "Pod"), Some(place), &LabelSelector::default());
+    reconcile(kind, &set, &pods, now)
+}
+
+/// ReplicationControllers select by a plain map.
+fn selector_of(set: &Value) -> LabelSelector {
+    match set["kind"] == "ReplicationController" {
+        true => LabelSelector::from_map(&set["spec"]["selector"]),
+        false => adoption::selector_of(set),
+    }
 }
 
 /// Brings the number of pods to the number asked for. `pods` are all of the namespace.
-pub fn reconcile(set: &Arc<Value>, pods: &[Arc<Value>], now: Timestamp) -> Plan {
+pub fn reconcile(kind: &Arc<Kind>, set: &Arc<Value>, pods: &[Arc<Value>], now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let place = namespace(set).to_string();
-    let pod_kind = kind("", "Pod");
-    let mut active: Vec<Arc<Value>> = Vec::new();
-    for pod in pods.iter().filter(|it| pods::is_active(it)) {
-        let change = |references: Vec<Value>| Action::Change {
-            kind: pod_kind.clone(),
-            namespace: place.clone(),
-            name: name(pod).to_string(),
-            patch: json!({"metadata": {"uid": uid(pod), "ownerReferences": references}}),
-        };
-        let references = || pod["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
-        match controller_of(pod) {
-            Some(owner) if owner["uid"] == uid(set) => {
-                if selects(set, pod) || is_deleting(set) {
-                    active.push(pod.clone());
-                } else {
-                    let others = references().into_iter().filter(|it| it["uid"] != uid(set)).collect();
-                    plan.push(change(others));
-                }
-            }
-            Some(_) => {}
-            None if selects(set, pod) && !is_deleting(set) => {
-                let mut all = references();
-                all.push(controller_reference(set));
-                plan.push(change(all));
-                active.push(pod.clone());
-            }
-            None => {}
-        }
-    }
+    let pod_kind = crate::action::kind("", "Pod");
+    let present: Vec<Arc<Value>> = pods.iter().filter(|it| !pods::is_finished(it)).cloned().collect();
+    let mine = adoption::claim(&mut plan, set, &selector_of(set), &pod_kind, &present);
+    let (active, terminating): (Vec<Arc<Value>>, Vec<Arc<Value>>) =
+        mine.into_iter().partition(|it| pods::is_active(it));
 
     let wanted = usize::try_from(int(set, "/spec/replicas")).unwrap_or(0);
     if !is_deleting(set) && active.len() < wanted {
@@ -104,7 +91,7 @@ pub fn reconcile(set: &Arc<Value>, pods: &[Arc<Value>], now: Timestamp) -> Plan 
         for _ in 0..missing.min(BURST_MAX) {
             plan.push(Action::Create {
                 kind: pod_kind.clone(),
-                namespace: place.clone(),
+                namespace: namespace(set).to_string(),
                 object: pods::from_template(set, &set["spec"]["template"]),
                 tell: Some((set.clone(), "SuccessfulCreate", "Created pod: ")),
             });
@@ -115,20 +102,10 @@ pub fn reconcile(set: &Arc<Value>, pods: &[Arc<Value>], now: Timestamp) -> Plan 
     } else if !is_deleting(set) && active.len() > wanted {
         let mut candidates = active.clone();
         pods::sort_for_deletion(&mut candidates);
-        for pod in candidates.iter().take((active.len() - wanted).min(BURST_MAX)) {
-            plan.push(Action::Delete {
-                kind: pod_kind.clone(),
-                namespace: place.clone(),
-                name: name(pod).to_string(),
-                uid: uid(pod).to_string(),
-                propagation: Propagation::Background,
-            });
-            plan.push(Action::Event {
-                about: set.clone(),
-                event_type: EventType::Normal,
-                reason: "SuccessfulDelete",
-                message: format!("Deleted pod: {}", name(pod)),
-            });
+        candidates.truncate((active.len() - wanted).min(BURST_MAX));
+        candidates.iter().for_each(|pod| plan.delete(&pod_kind, pod));
+        for pod in &candidates {
+            plan.normal(set, "SuccessfulDelete", format!("Deleted pod: {}", name(pod)));
         }
     }
 
@@ -142,21 +119,25 @@ pub fn reconcile(set: &Arc<Value>, pods: &[Arc<Value>], now: Timestamp) -> Plan 
         }
     }
     let template = LabelSelector::from_map(&set["spec"]["template"]["metadata"]["labels"]);
-    let status = json!({
-        "replicas": active.len(),
-        "fullyLabeledReplicas": active.iter().filter(|it| template.matches(it)).count(),
-        "readyReplicas": active.iter().filter(|it| pods::is_ready(it)).count(),
-        "availableReplicas": available,
-        "observedGeneration": set["metadata"]["generation"],
-    });
-    if set["status"] != status {
-        plan.push(Action::Status {
-            kind: kind("apps", "ReplicaSet"),
-            namespace: place,
-            name: name(set).to_string(),
-            status,
-        });
+    let mut status = json!({"replicas": active.len(), "observedGeneration": set["metadata"]["generation"]});
+    for (field, count) in [
+        ("fullyLabeledReplicas", active.iter().filter(|it| template.matches(it)).count()),
+        ("readyReplicas", active.iter().filter(|it| pods::is_ready(it)).count()),
+        ("availableReplicas", available),
+        ("terminatingReplicas", terminating.len()),
+    ] {
+        if count > 0 {
+            status[field] = json!(count);
+        }
     }
+    let mut conditions = conditions::all(set);
+    if active.len() >= wanted {
+        conditions.retain(|it| it["type"] != "ReplicaFailure");
+    }
+    if !conditions.is_empty() {
+        status["conditions"] = Value::Array(conditions);
+    }
+    plan.status(kind, set, status);
     plan
 }
 
@@ -198,7 +179,7 @@ mod tests {
                     Some(format!("{} {name}", if owners > 0 { "adopt" } else { "release" }))
                 }
                 Action::Status { status, .. } => {
-                    Some(format!("{}/{}", status["readyReplicas"], status["replicas"]))
+                    Some(format!("{}/{}", int(status, "/readyReplicas"), int(status, "/replicas")))
                 }
                 _ => None,
             })
@@ -208,7 +189,10 @@ mod tests {
     #[test]
     fn missing_pods_are_made_and_ended_ones_do_not_count() {
         let pods = [pod("a", Some("set"), "Running", true), pod("b", Some("set"), "Failed", false)];
-        assert_eq!(words(&reconcile(&set(3), &pods, now())), ["create", "create", "1/1"]);
+        assert_eq!(
+            words(&reconcile(&kind("apps", "ReplicaSet"), &set(3), &pods, now())),
+            ["create", "create", "1/1"]
+        );
     }
 
     #[test]
@@ -218,7 +202,10 @@ mod tests {
             pod("b", Some("set"), "Running", false),
             pod("c", Some("set"), "Pending", false),
         ];
-        assert_eq!(words(&reconcile(&set(1), &pods, now())), ["delete c", "delete b", "1/3"]);
+        assert_eq!(
+            words(&reconcile(&kind("apps", "ReplicaSet"), &set(1), &pods, now())),
+            ["delete c", "delete b", "1/3"]
+        );
     }
 
     #[test]
@@ -227,16 +214,24 @@ mod tests {
         strange["metadata"]["labels"]["app"] = json!("other");
         let pods =
             [pod("a", None, "Running", true), Arc::new(strange), pod("x", Some("other"), "Running", true)];
-        assert_eq!(words(&reconcile(&set(1), &pods, now())), ["adopt a", "release s", "1/1"]);
+        assert_eq!(
+            words(&reconcile(&kind("apps", "ReplicaSet"), &set(1), &pods, now())),
+            ["adopt a", "release s", "1/1"]
+        );
     }
 
     #[test]
     fn a_pod_is_available_after_its_time_of_probation() {
         let mut slow = (*set(1)).clone();
         slow["spec"]["minReadySeconds"] = json!(10);
-        let plan = reconcile(&Arc::new(slow), &[pod("a", Some("set"), "Running", true)], now());
+        let plan = reconcile(
+            &kind("apps", "ReplicaSet"),
+            &Arc::new(slow),
+            &[pod("a", Some("set"), "Running", true)],
+            now(),
+        );
         assert!(plan.again_after.is_some());
         let Some(Action::Status { status, .. }) = plan.actions.last() else { panic!("a status") };
-        assert_eq!((&status["readyReplicas"], &status["availableReplicas"]), (&json!(1), &json!(0)));
+        assert_eq!((int(status, "/readyReplicas"), int(status, "/availableReplicas")), (1, 0));
     }
 }
