@@ -8,6 +8,7 @@
 mod bad_input;
 mod demo;
 mod faults;
-mod harness;
 mod kubernetes;
 mod loop_parts;
+
+use naru_loop_tests::harness;

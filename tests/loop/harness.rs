@@ -152,20 +152,7 @@ impl Daemon {
     }
 
     pub fn kubectl_with_input(&self, args: &[&str], input: &str) -> Output {
-        use std::io::Write;
-        let ours = root().join(".tools/bin/kubectl");
-        let program = if ours.exists() { ours } else { "kubectl".into() };
-        let mut child = Command::new(program)
-            .args(args)
-            .env("KUBECONFIG", self.endpoints["kubeconfig"].as_str().unwrap())
-            .env("HOME", self.dir.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("kubectl is installed by scripts/setup.sh");
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
+        kubectl(self.endpoints["kubeconfig"].as_str().unwrap(), args, input)
     }
 
     /// The objects of a kind, as kubectl prints them.
@@ -238,6 +225,26 @@ impl Drop for Daemon {
         }
         self.remove();
     }
+}
+
+/// The stock kubectl, the one of scripts/setup.sh if it is there.
+pub fn kubectl(kubeconfig: &str, args: &[&str], input: &str) -> Output {
+    use std::io::Write;
+    let ours = root().join(".tools/bin/kubectl");
+    let program = if ours.exists() { ours } else { "kubectl".into() };
+    let home = Path::new(kubeconfig).parent().unwrap();
+    let mut child = Command::new(program)
+        .args(args)
+        .env("KUBECONFIG", kubeconfig)
+        .env("HOME", home)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kubectl is installed by scripts/setup.sh");
+    // A client that refuses its arguments does not read its input.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
 }
 
 fn spawn(args: &[String], dir: &Path) -> (Child, Value) {
