@@ -15,6 +15,7 @@ mod adoption;
 mod amount;
 mod cleanup;
 mod conditions;
+mod daemon_set;
 mod deployment;
 #[cfg(test)]
 mod deployment_tests;
@@ -23,10 +24,13 @@ mod expiry;
 mod garbage;
 mod harness;
 mod hash;
+mod history;
 mod job;
+mod placement;
 mod pods;
 mod replica_set;
 mod scheduler;
+mod stateful_set;
 
 use kube_objects::Objects;
 use kube_store::Store;
@@ -38,20 +42,19 @@ use harness::Controller;
 
 /// All controllers.
 fn controllers() -> Vec<Box<dyn Controller>> {
-    let mut all: Vec<Box<dyn Controller>> = vec![
+    vec![
         Box::new(deployment::Deployments),
         Box::new(replica_set::ReplicaSets),
+        Box::new(replica_set::ReplicationControllers),
+        Box::new(stateful_set::StatefulSets),
+        Box::new(daemon_set::DaemonSets),
         Box::new(job::Jobs),
         Box::new(endpoints::EndpointSlices),
         Box::new(scheduler::Scheduler),
         Box::new(garbage::GarbageCollector),
         Box::new(cleanup::Cleanup),
         Box::new(expiry::EventExpiry),
-    ];
-    if kube_kinds::table::of("", "ReplicationController").is_some() {
-        all.push(Box::new(replica_set::ReplicationControllers));
-    }
-    all
+    ]
 }
 
 /// Runs all controllers until `shutdown`. The handle ends when the last one has finished what it

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube_kinds::selector::LabelSelector;
-use kube_kinds::{condition_is_true, is_deleting, list, name, namespace, parse_key, text, time};
+use kube_kinds::{condition_is_true, is_deleting, name, namespace, parse_key, text, time};
 use kube_objects::EventType;
 use serde_json::{Value, json};
 
 use crate::action::{Action, Plan, kind};
 use crate::harness::{Controller, Touched, View};
-use crate::pods;
+use crate::{placement, pods};
 
 pub struct Scheduler;
 
@@ -113,26 +113,11 @@ fn refusal(pod: &Value, node: &Value) -> Option<&'static str> {
     if node["spec"]["unschedulable"] == true {
         return Some("node(s) were unschedulable");
     }
-    if !LabelSelector::from_map(&pod["spec"]["nodeSelector"]).matches(node) {
-        return Some("node(s) didn't match Pod's node selector");
+    if !placement::selects(pod, node) {
+        return Some("node(s) didn't match Pod's node affinity/selector");
     }
-    let taints = list(node, "/spec/taints");
-    let untolerated = taints
-        .iter()
-        .filter(|it| it["effect"] == "NoSchedule" || it["effect"] == "NoExecute")
-        .any(|taint| !list(pod, "/spec/tolerations").iter().any(|it| tolerates(it, taint)));
-    untolerated.then_some("node(s) had untolerated taint(s)")
-}
-
-fn tolerates(toleration: &Value, taint: &Value) -> bool {
-    let (key, effect) = (text(toleration, "/key"), text(toleration, "/effect"));
-    if !effect.is_empty() && taint["effect"] != effect {
-        return false;
-    }
-    match text(toleration, "/operator") {
-        "Exists" => key.is_empty() || taint["key"] == key,
-        _ => taint["key"] == key && text(taint, "/value") == text(toleration, "/value"),
-    }
+    let untolerated = placement::untolerated(pod, node, &["NoSchedule", "NoExecute"]);
+    untolerated.map(|_| "node(s) had untolerated taint(s)")
 }
 
 #[cfg(test)]
@@ -165,7 +150,7 @@ mod tests {
         check(
             json!({"nodeSelector": {"disk": "tape"}}),
             &nodes,
-            "0/2 nodes are available: 1 node(s) didn't match Pod's node selector, 1 node(s) were not ready.",
+            "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) were not ready.",
         );
     }
 }
