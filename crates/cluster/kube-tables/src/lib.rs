@@ -24,7 +24,7 @@ use serde_json::Value;
 
 pub use openapi::{DIGEST, components};
 pub use protobuf::{DecodeError, decode};
-pub use schema::{ListType, Schema, Type, definition, definitions, schema};
+pub use schema::{ListType, Schema, Type, definition, definitions, name_of, schema};
 
 /// The version of Kubernetes whose API the tables describe.
 pub const VERSION: &str = "1.35";

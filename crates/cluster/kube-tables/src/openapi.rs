@@ -5,22 +5,16 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
-use crate::schema::kind_of;
-
-/// `components.schemas` of a document: the definitions of these kinds (group, version, kind) and of
-/// everything that they refer to, each with its texts. Kinds that are not official are left out.
-pub fn components(kinds: &[[&str; 3]]) -> Map<String, Value> {
+/// `components.schemas` of a document: these definitions (`io.k8s.api.core.v1.Pod`) and everything that
+/// they refer to, each with its texts. Names that are not official are left out.
+pub fn components(names: &[&str]) -> Map<String, Value> {
     // Read anew each time: the texts are needed a few times in the life of a server, and are large.
     let mut definitions = crate::table(include_bytes!("../data/schema.json.gz"));
     let mut texts = crate::table(include_bytes!("../data/descriptions.json.gz"));
-    let mut wanted: Vec<String> = kinds
-        .iter()
-        .filter_map(|[group, version, kind]| kind_of(group, version, kind))
-        .map(|(name, _)| name.to_string())
-        .collect();
+    let mut wanted: Vec<String> = names.iter().map(|it| it.to_string()).collect();
     let mut components = Map::new();
     while let Some(name) = wanted.pop() {
-        if components.contains_key(&name) {
+        if components.contains_key(&name) || definitions.get(&name).is_none() {
             continue;
         }
         let mut definition = definitions[&name].take();
@@ -75,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_document_is_closed_under_references_and_has_texts() {
-        let components = components(&[["apps", "v1", "Deployment"], ["example.com", "v1", "Unknown"]]);
+        let components = components(&["io.k8s.api.apps.v1.Deployment", "com.example.v1.Unknown"]);
         assert!(components.contains_key("io.k8s.api.core.v1.Container"));
         assert!(!components.contains_key("io.k8s.api.core.v1.Node"));
         let replicas = &components["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["replicas"];

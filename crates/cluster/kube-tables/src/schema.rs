@@ -72,6 +72,11 @@ pub fn schema(group: &str, version: &str, kind: &str) -> Option<&'static Schema>
     kind_of(group, version, kind).map(|(_, schema)| schema)
 }
 
+/// The name of a built-in kind's definition.
+pub fn name_of(group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    kind_of(group, version, kind).map(|(name, _)| name)
+}
+
 pub(crate) fn kind_of(group: &str, version: &str, kind: &str) -> Option<(&'static str, &'static Schema)> {
     KINDS.get(&[group, version, kind]).copied()
 }

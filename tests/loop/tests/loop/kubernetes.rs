@@ -112,7 +112,7 @@ spec:
       - {{name: once, image: \"{image}\", command: [/bin/busybox, echo, done once]}}
 "
     );
-    let output = daemon.kubectl_with_input(&["apply", "--validate=false", "-f", "-"], &manifest);
+    let output = daemon.kubectl_with_input(&["apply", "-f", "-"], &manifest);
     assert!(output.status.success(), "{}", text(&output));
     let output = daemon.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
     assert!(output.status.success(), "{}", text(&output));
