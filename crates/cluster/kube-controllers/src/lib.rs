@@ -15,6 +15,7 @@ mod adoption;
 mod amount;
 mod cleanup;
 mod conditions;
+mod cron_job;
 mod daemon_set;
 mod deployment;
 #[cfg(test)]
@@ -49,6 +50,7 @@ fn controllers() -> Vec<Box<dyn Controller>> {
         Box::new(stateful_set::StatefulSets),
         Box::new(daemon_set::DaemonSets),
         Box::new(job::Jobs),
+        Box::new(cron_job::CronJobs),
         Box::new(endpoints::EndpointSlices),
         Box::new(scheduler::Scheduler),
         Box::new(garbage::GarbageCollector),
