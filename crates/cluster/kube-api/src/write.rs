@@ -141,7 +141,7 @@ pub(crate) async fn scale(call: Call, method: &Method, body: Body) -> Result<Res
     let new = call
         .api
         .objects()
-        .edit(&call.kind, call.namespace(), call.name(), Door::Object, &writer, |object| {
+        .edit(&call.kind, call.namespace(), call.name(), Door::Scale, &writer, |object| {
             set(object, &pointer, json!(replicas));
         })
         .await?;

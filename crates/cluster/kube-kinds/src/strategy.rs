@@ -26,6 +26,14 @@ pub struct Birth<'a> {
     pub now: Timestamp,
 }
 
+/// An object as a client means it: of this kind, with its defaults.
+pub fn complete(kind: &Kind, object: Value) -> Result<Value, Failure> {
+    let mut object = typed(kind, object)?;
+    metadata_of(&mut object)?;
+    finish(kind, &mut object);
+    Ok(object)
+}
+
 /// A new object: complete, named, checked.
 pub fn create(kind: &Kind, object: Value, birth: &Birth<'_>) -> Result<Value, Failure> {
     let mut object = typed(kind, object)?;
@@ -79,20 +87,7 @@ pub fn update(kind: &Kind, old: &Value, object: Value, now: Timestamp) -> Result
     if kind.is_crd() && old["spec"] != object["spec"] {
         object["status"] = crd::established_status(&object, &time::format(now));
     }
-    if is_deleting(old) {
-        for added in list(&object, "/metadata/finalizers") {
-            if !list(old, "/metadata/finalizers").contains(added) {
-                let cause = Cause {
-                    reason: "FieldValueForbidden",
-                    message: format!(
-                        "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {added}"
-                    ),
-                    field: "metadata.finalizers".into(),
-                };
-                return Err(Failure::invalid(kind, name(old), vec![cause]));
-            }
-        }
-    }
+    no_new_finalizers(kind, old, &object)?;
     if kind.has_generation && specified(old) != specified(&object) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         object["metadata"]["generation"] = json!(generation);
@@ -101,7 +96,8 @@ pub fn update(kind: &Kind, old: &Value, object: Value, now: Timestamp) -> Result
     Ok(object)
 }
 
-/// A write of `/status`: only the status changes.
+/// A write of `/status`: the status changes, and what of the metadata is the client's. Of a declared
+/// kind only the status does.
 pub fn update_status(kind: &Kind, old: &Value, object: Value) -> Result<Value, Failure> {
     let object = typed(kind, object)?;
     same_object(kind, old, &object)?;
@@ -114,18 +110,51 @@ pub fn update_status(kind: &Kind, old: &Value, object: Value) -> Result<Value, F
             }
         }
     }
-    if let Some(managers) = object["metadata"].get("managedFields") {
-        new["metadata"]["managedFields"] = managers.clone();
-    }
-    if let Some(schema) = &kind.schema {
-        let mut causes = Vec::new();
-        crd::check_schema(&new, schema, &mut causes);
-        causes.retain(|it| it.field.starts_with("status"));
-        if !causes.is_empty() {
-            return Err(Failure::invalid(kind, name(old), causes));
+    if let (Some(asked), Some(metadata)) = (object["metadata"].as_object(), new["metadata"].as_object_mut()) {
+        let fields: &[&str] = match (&kind.schema, kind.kind.as_str()) {
+            (Some(_), _) => &["managedFields"],
+            (None, "Deployment") => &["annotations", "finalizers", "ownerReferences", "managedFields"],
+            (None, _) => &["annotations", "finalizers", "labels", "ownerReferences", "managedFields"],
+        };
+        for field in fields {
+            match asked.get(*field).filter(|it| !it.is_null()) {
+                Some(value) => metadata.insert((*field).to_string(), value.clone()),
+                None => metadata.remove(*field),
+            };
         }
     }
-    Ok(new)
+    finish(kind, &mut new);
+    no_new_finalizers(kind, old, &new)?;
+    let mut causes = Vec::new();
+    validation::metadata(kind, &new, &mut causes);
+    if let Some(schema) = &kind.schema {
+        crd::check_schema(&new, schema, &mut causes);
+        causes.retain(|it| it.field.starts_with("status") || it.field.starts_with("metadata"));
+    }
+    match causes.is_empty() {
+        true => Ok(new),
+        false => Err(Failure::invalid(kind, name(old), causes)),
+    }
+}
+
+/// What is on its way out cannot be held by somebody new.
+fn no_new_finalizers(kind: &Kind, old: &Value, new: &Value) -> Result<(), Failure> {
+    if !is_deleting(old) {
+        return Ok(());
+    }
+    for added in list(new, "/metadata/finalizers") {
+        if !list(old, "/metadata/finalizers").contains(added) {
+            let cause = Cause {
+                reason: "FieldValueForbidden",
+                message: format!(
+                    "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {added}"
+                ),
+                field: "metadata.finalizers".into(),
+            };
+            return Err(Failure::invalid(kind, name(old), vec![cause]));
+        }
+    }
+    Ok(())
 }
 
 /// Whether two states differ in anything but the revision.
@@ -383,7 +412,7 @@ fn finish(kind: &Kind, object: &mut Value) {
         crd::apply_defaults(object, schema);
     }
     if let Some(metadata) = object["metadata"].as_object_mut() {
-        for field in ["labels", "annotations", "finalizers", "ownerReferences", "managedFields"] {
+        for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
             let empty = metadata.get(field).is_some_and(|it| {
                 it.is_null()
                     || it.as_array().is_some_and(Vec::is_empty)

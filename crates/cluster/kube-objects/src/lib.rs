@@ -40,6 +40,8 @@ pub struct Objects {
 pub enum Door {
     Object,
     Status,
+    /// The object, written through its scale: whoever scales owns the number of replicas.
+    Scale,
 }
 
 /// On whose behalf, and whether it is meant.
@@ -60,6 +62,14 @@ impl Writer {
     pub fn new(manager: &str) -> Writer {
         Writer { manager: manager.to_string(), mode: Mode::Commit }
     }
+}
+
+/// Who keeps the record of the fields' owners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Record {
+    Update,
+    /// The next state comes with it.
+    Done,
 }
 
 /// What became of a deletion.
@@ -107,6 +117,19 @@ impl Objects {
         object: Value,
         writer: &Writer,
     ) -> Result<Arc<Value>, Failure> {
+        let mut object = strategy::complete(kind, object)?;
+        patch::record(kind, None, &mut object, Door::Object, writer, Timestamp::now());
+        self.create_recorded(kind, namespace, object, writer).await
+    }
+
+    /// As `create`, for an object whose fields have their owners already.
+    async fn create_recorded(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        object: Value,
+        writer: &Writer,
+    ) -> Result<Arc<Value>, Failure> {
         let generated = text(&object, "/metadata/name").is_empty();
         let mut attempt = 0;
         loop {
@@ -139,7 +162,7 @@ impl Objects {
         door: Door,
         writer: &Writer,
     ) -> Result<Arc<Value>, Failure> {
-        self.change(kind, namespace, name, door, writer, |_| Ok(object.clone())).await
+        self.change(kind, namespace, name, door, writer, Record::Update, |_| Ok(object.clone())).await
     }
 
     /// Reads, lets `edit` change a copy, writes; again when somebody else was faster.
@@ -152,7 +175,7 @@ impl Objects {
         writer: &Writer,
         edit: impl Fn(&mut Value),
     ) -> Result<Arc<Value>, Failure> {
-        self.change(kind, namespace, name, door, writer, |live| {
+        self.change(kind, namespace, name, door, writer, Record::Update, |live| {
             let mut new = live.clone();
             edit(&mut new);
             Ok(new)
@@ -173,8 +196,9 @@ impl Objects {
         if let Patch::Apply { object, force } = patch {
             return self.apply(kind, namespace, name, object, *force, door, writer).await;
         }
-        let changed =
-            self.change(kind, namespace, name, door, writer, |live| patch.next_state(kind, live)).await?;
+        let changed = self
+            .change(kind, namespace, name, door, writer, Record::Update, |live| patch.next_state(kind, live))
+            .await?;
         Ok((changed, Outcome::Updated))
     }
 
@@ -195,10 +219,10 @@ impl Objects {
                 None if door == Door::Status => return Err(Failure::not_found(kind, name)),
                 None => {
                     let new = patch::applied(kind, None, object, name, force, door, writer)?;
-                    self.create(kind, namespace, new, writer).await.map(|it| (it, Outcome::Created))
+                    self.create_recorded(kind, namespace, new, writer).await.map(|it| (it, Outcome::Created))
                 }
                 Some(_) => self
-                    .change(kind, namespace, name, door, writer, |live| {
+                    .change(kind, namespace, name, door, writer, Record::Done, |live| {
                         patch::applied(kind, Some(live), object, name, force, door, writer)
                     })
                     .await
@@ -292,6 +316,7 @@ impl Objects {
         name: &str,
         door: Door,
         writer: &Writer,
+        record: Record,
         next: impl Fn(&Value) -> Result<Value, Failure>,
     ) -> Result<Arc<Value>, Failure> {
         for _ in 0..ATTEMPTS_MAX {
@@ -304,10 +329,12 @@ impl Objects {
             }
             let now = Timestamp::now();
             let mut new = match door {
-                Door::Object => strategy::update(kind, &old, asked, now)?,
+                Door::Object | Door::Scale => strategy::update(kind, &old, asked, now)?,
                 Door::Status => strategy::update_status(kind, &old, asked)?,
             };
-            patch::record(kind, &old, &mut new, door, writer, now);
+            if record == Record::Update {
+                patch::record(kind, Some(&old), &mut new, door, writer, now);
+            }
             if strategy::is_same(&old, &new) {
                 return Ok(old);
             }

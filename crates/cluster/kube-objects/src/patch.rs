@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use kube_kinds::{Failure, Kind, time};
-use kube_patch::{Apply, Conflict, Owner, Shape};
+use kube_patch::{Apply, Conflict, Fields, Owner, Shape};
 use serde_json::{Value, json};
 
 use crate::{Door, Writer};
@@ -41,8 +41,17 @@ fn unprocessable(error: kube_patch::Error) -> Failure {
 
 fn shape(kind: &Kind) -> Shape<'_> {
     match &kind.schema {
-        Some(schema) => Shape::declared(&kind.kind, schema),
-        None => Shape::built_in(&kind.kind),
+        Some(schema) => Shape::declared(schema),
+        None => Shape::built_in(&kind.group, &kind.version, &kind.kind),
+    }
+}
+
+/// What a write through this door does not concern, so that nobody comes to own it there.
+fn ignored(kind: &Kind, door: Door) -> Fields {
+    match door {
+        Door::Object | Door::Scale if kind.has_status => Fields::of_paths(&[&["status"]]),
+        Door::Object | Door::Scale => Fields::default(),
+        Door::Status => Fields::of_paths(&[&["spec"], &["metadata", "labels"]]),
     }
 }
 
@@ -79,20 +88,27 @@ pub(crate) fn applied(
         subresource: subresource(door),
         now: &now,
     };
-    let ignored: &[&str] = match door {
-        Door::Object if kind.has_status => &["status"],
-        Door::Object => &[],
-        Door::Status => &["spec", "data"],
-    };
-    let request = Apply { owner, force, shape: shape(kind), ignored };
-    match kube_patch::apply(live, &object, &request).map_err(unprocessable)? {
-        Ok(applied) => Ok(applied.object),
-        Err(conflicts) => Err(conflict(conflicts)),
+    let ignored = ignored(kind, door);
+    let request = Apply { owner, force, shape: shape(kind), ignored: &ignored };
+    match kube_patch::apply(live, &object, &request) {
+        Ok(Ok(applied)) => Ok(applied),
+        Ok(Err(conflicts)) => Err(conflict(&conflicts)),
+        Err(error) => Err(Failure::bad_request(format!(
+            "failed to create typed patch object ({name}; {api_version}, Kind={}): {error}",
+            kind.kind
+        ))),
     }
 }
 
 /// Records who changed what, for writes that are not an apply.
-pub(crate) fn record(kind: &Kind, old: &Value, new: &mut Value, door: Door, writer: &Writer, now: Timestamp) {
+pub(crate) fn record(
+    kind: &Kind,
+    old: Option<&Value>,
+    new: &mut Value,
+    door: Door,
+    writer: &Writer,
+    now: Timestamp,
+) {
     let api_version = kind.api_version();
     let now = time::format(now);
     let owner = Owner {
@@ -101,34 +117,40 @@ pub(crate) fn record(kind: &Kind, old: &Value, new: &mut Value, door: Door, writ
         subresource: subresource(door),
         now: &now,
     };
-    kube_patch::record_update(old, new, &owner, &shape(kind));
+    kube_patch::record_update(old, new, &owner, &shape(kind), &ignored(kind, door));
 }
 
 fn subresource(door: Door) -> &'static str {
     match door {
         Door::Object => "",
         Door::Status => "status",
+        Door::Scale => "scale",
     }
 }
 
-fn conflict(conflicts: Vec<Conflict>) -> Failure {
+fn conflict(conflicts: &[Conflict]) -> Failure {
+    let at = |it: &Conflict| match it.time.is_empty() {
+        true => it.who(),
+        false => format!("{} at {}", it.who(), it.time),
+    };
     let causes: Vec<Value> = conflicts
         .iter()
         .map(|it| {
-            json!({"reason": "FieldManagerConflict", "field": it.field,
-                "message": format!("conflict with {:?} using {}", it.manager, it.api_version)})
+            json!({"reason": "FieldManagerConflict", "field": it.field, "message": format!("conflict with {}", at(it))})
         })
         .collect();
-    let message = match conflicts.as_slice() {
-        [one] => format!(
-            "Apply failed with 1 conflict: conflict with {:?} using {}: {}",
-            one.manager, one.api_version, one.field
-        ),
+    let message = match conflicts {
+        [one] => format!("Apply failed with 1 conflict: conflict with {}: {}", at(one), one.field),
         many => {
-            let lines: Vec<String> = many
-                .iter()
-                .map(|it| format!("conflict with {:?} using {}: {}", it.manager, it.api_version, it.field))
-                .collect();
+            let mut lines: Vec<String> = Vec::new();
+            for it in many {
+                let heading = format!("conflicts with {}:", at(it));
+                if !lines.contains(&heading) {
+                    lines.push(heading.clone());
+                    let own = many.iter().filter(|other| at(other) == at(it));
+                    lines.extend(own.map(|it| format!("- {}", it.field)));
+                }
+            }
             format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n"))
         }
     };

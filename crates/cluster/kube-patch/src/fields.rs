@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::schema::{ListType, Shape};
-
 /// A node of the tree. A node may belong to the set itself, whether or not it has children.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields {
@@ -15,41 +13,32 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// All leaves of a value.
-    pub fn of(value: &Value, shape: &Shape<'_>) -> Fields {
-        let mut fields = Fields::default();
-        match value {
-            Value::Object(map) if !map.is_empty() && !shape.map_is_atomic() => {
-                for (name, value) in map {
-                    fields.children.insert(format!("f:{name}"), Fields::of(value, &shape.field(name)));
-                }
-            }
-            Value::Array(items) if !items.is_empty() => match shape.list_type() {
-                ListType::Atomic => fields.owned = true,
-                ListType::Set => {
-                    for item in items {
-                        fields.children.insert(format!("v:{item}"), Fields::leaf());
-                    }
-                }
-                ListType::Map(keys) => {
-                    for item in items {
-                        let mut child = Fields::of(item, &shape.items());
-                        child.owned = true;
-                        fields.children.insert(item_key(item, &keys, &shape.items()), child);
-                    }
-                }
-            },
-            _ => fields.owned = true,
-        }
-        fields
-    }
-
     pub(crate) fn leaf() -> Fields {
         Fields { owned: true, children: BTreeMap::new() }
     }
 
+    /// The set of these paths, given as field names.
+    pub fn of_paths(paths: &[&[&str]]) -> Fields {
+        let mut fields = Fields::default();
+        for path in paths {
+            let mut here = &mut fields;
+            for name in *path {
+                here = here.children.entry(format!("f:{name}")).or_default();
+            }
+            here.owned = true;
+        }
+        fields
+    }
+
     pub fn is_empty(&self) -> bool {
         !self.owned && self.children.is_empty()
+    }
+
+    /// Puts `child` in its place unless there is nothing in it.
+    pub(crate) fn put(&mut self, step: String, child: Fields) {
+        if !child.is_empty() {
+            self.children.entry(step).or_default().union(child);
+        }
     }
 
     pub fn to_value(&self) -> Value {
@@ -57,46 +46,71 @@ impl Fields {
         if self.owned && !self.children.is_empty() {
             map.insert(".".into(), json!({}));
         }
-        for (element, child) in &self.children {
-            map.insert(element.clone(), child.to_value());
+        for (step, child) in &self.children {
+            map.insert(step.clone(), child.to_value());
         }
         Value::Object(map)
     }
 
-    /// From `fieldsV1`. The root itself is never a member.
-    pub fn parse(value: &Value) -> Fields {
-        let mut fields = Fields::parse_node(value);
+    /// From `fieldsV1`. The root itself is never a member. `None` when it is malformed.
+    pub fn parse(value: &Value) -> Option<Fields> {
+        let mut fields = Fields::parse_node(value)?;
         fields.owned = false;
-        fields
+        Some(fields)
     }
 
-    fn parse_node(value: &Value) -> Fields {
+    fn parse_node(value: &Value) -> Option<Fields> {
         let mut fields = Fields::default();
-        let Some(map) = value.as_object() else { return fields };
+        let map = value.as_object()?;
         fields.owned = map.is_empty() || map.contains_key(".");
-        for (element, child) in map.iter().filter(|(element, _)| *element != ".") {
-            fields.children.insert(element.clone(), Fields::parse_node(child));
+        for (step, child) in map.iter().filter(|(step, _)| *step != ".") {
+            let step = match step.split_at_checked(2)? {
+                ("f:", _) => step.clone(),
+                ("i:", index) => format!("i:{}", index.parse::<i64>().ok()?),
+                // Read and written again, so that equal steps are equal texts.
+                ("v:", value) => format!("v:{}", serde_json::from_str::<Value>(value).ok()?),
+                ("k:", key) => {
+                    let key: BTreeMap<String, Value> = serde_json::from_str(key).ok()?;
+                    format!("k:{}", json!(key))
+                }
+                _ => return None,
+            };
+            fields.children.insert(step, Fields::parse_node(child)?);
         }
-        fields
+        Some(fields)
     }
 
-    pub fn union(&mut self, other: &Fields) {
+    pub fn union(&mut self, other: Fields) {
         self.owned |= other.owned;
-        for (element, child) in &other.children {
-            self.children.entry(element.clone()).or_default().union(child);
+        for (step, child) in other.children {
+            self.children.entry(step).or_default().union(child);
         }
     }
 
-    /// Takes the members of `other` away.
+    /// Takes the members of `other` away, and only those: what is below them stays.
     pub fn subtract(&mut self, other: &Fields) {
         if other.owned {
             self.owned = false;
         }
-        for (element, child) in &other.children {
-            if let Some(mine) = self.children.get_mut(element) {
+        for (step, child) in &other.children {
+            if let Some(mine) = self.children.get_mut(step) {
                 mine.subtract(child);
                 if mine.is_empty() {
-                    self.children.remove(element);
+                    self.children.remove(step);
+                }
+            }
+        }
+    }
+
+    /// Takes the members of `other` away with everything below them.
+    pub fn subtract_below(&mut self, other: &Fields) {
+        for (step, child) in &other.children {
+            if child.owned {
+                self.children.remove(step);
+            } else if let Some(mine) = self.children.get_mut(step) {
+                mine.subtract_below(child);
+                if mine.is_empty() {
+                    self.children.remove(step);
                 }
             }
         }
@@ -104,11 +118,11 @@ impl Fields {
 
     pub fn intersect(&self, other: &Fields) -> Fields {
         let mut both = Fields { owned: self.owned && other.owned, children: BTreeMap::new() };
-        for (element, mine) in &self.children {
-            if let Some(theirs) = other.children.get(element) {
+        for (step, mine) in &self.children {
+            if let Some(theirs) = other.children.get(step) {
                 let child = mine.intersect(theirs);
                 if !child.is_empty() {
-                    both.children.insert(element.clone(), child);
+                    both.children.insert(step.clone(), child);
                 }
             }
         }
@@ -126,30 +140,22 @@ impl Fields {
         if self.owned && !at.is_empty() {
             paths.push(at.to_string());
         }
-        for (element, child) in &self.children {
-            let step = match element.split_at(2) {
-                ("f:", name) => format!(".{name}"),
-                ("k:", key) => {
-                    let key: Map<String, Value> = serde_json::from_str(key).unwrap_or_default();
-                    let parts: Vec<String> =
-                        key.iter().map(|(name, value)| format!("{name}={value}")).collect();
-                    format!("[{}]", parts.join(","))
-                }
-                (_, value) => format!("[={value}]"),
-            };
-            child.collect(&format!("{at}{step}"), paths);
+        for (step, child) in &self.children {
+            child.collect(&format!("{at}{}", spell(step)), paths);
         }
     }
 }
 
-/// `k:{"containerPort":80,"protocol":"TCP"}` for an item of a list map.
-pub(crate) fn item_key(item: &Value, keys: &[String], shape: &Shape<'_>) -> String {
-    let key: BTreeMap<&str, Value> = keys
-        .iter()
-        .map(|key| {
-            let value = item.get(key).cloned().or_else(|| shape.key_default(key)).unwrap_or(Value::Null);
-            (key.as_str(), value)
-        })
-        .collect();
-    format!("k:{}", json!(key))
+/// A step as people read it: `.image`, `[name="web"]`, `[="x"]`, `[3]`.
+pub(crate) fn spell(step: &str) -> String {
+    match step.split_at(2) {
+        ("f:", name) => format!(".{name}"),
+        ("k:", key) => {
+            let key: BTreeMap<String, Value> = serde_json::from_str(key).unwrap_or_default();
+            let parts: Vec<String> = key.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            format!("[{}]", parts.join(","))
+        }
+        ("i:", index) => format!("[{index}]"),
+        (_, value) => format!("[={value}]"),
+    }
 }

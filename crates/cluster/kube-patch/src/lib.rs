@@ -10,13 +10,16 @@
 
 mod apply;
 mod fields;
+mod managers;
 mod schema;
 mod strategic;
+mod typed;
 
 use serde_json::Value;
 
-pub use apply::{Applied, Apply, Conflict, Owner, apply, record_update};
+pub use apply::{Apply, Conflict, apply, record_update};
 pub use fields::Fields;
+pub use managers::Owner;
 pub use schema::Shape;
 pub use strategic::strategic;
 
@@ -30,6 +33,8 @@ pub enum Error {
     TooManyOperations { count: usize },
     #[error("{path} is a list whose items need {key}")]
     MissingKey { path: String, key: String },
+    #[error("{path}: {why}")]
+    Item { path: String, why: String },
     #[error("{path} must be a list, because the patch directive in it is for lists")]
     NotAList { path: String },
     #[error("unknown directive $patch: {directive}")]

@@ -14,9 +14,9 @@ const REMOVE: &str = "$deleteFromPrimitiveList/";
 pub fn strategic(live: &Value, patch: &Value, shape: &Shape<'_>) -> Result<Value, Error> {
     match (live, patch) {
         (Value::Object(live), Value::Object(patch)) => {
-            Ok(merge_maps(live, patch, shape)?.unwrap_or(Value::Null))
+            Ok(merge_maps(live, patch, shape, "")?.unwrap_or(Value::Null))
         }
-        (_, Value::Object(patch)) => Ok(merge_maps(&Map::new(), patch, shape)?.unwrap_or(Value::Null)),
+        (_, Value::Object(patch)) => Ok(merge_maps(&Map::new(), patch, shape, "")?.unwrap_or(Value::Null)),
         (_, patch) => Ok(patch.clone()),
     }
 }
@@ -26,6 +26,7 @@ fn merge_maps(
     live: &Map<String, Value>,
     patch: &Map<String, Value>,
     shape: &Shape<'_>,
+    at: &str,
 ) -> Result<Option<Value>, Error> {
     match patch.get(DIRECTIVE).and_then(Value::as_str) {
         Some("delete") => return Ok(None),
@@ -51,21 +52,22 @@ fn merge_maps(
             }
             continue;
         }
-        let place = shape.field(name);
+        let place = shape.field(name).0;
+        let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
         match value {
             Value::Null => {
                 new.remove(name);
             }
             Value::Object(fields) => {
                 let old = new.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
-                match merge_maps(&old, fields, &place)? {
+                match merge_maps(&old, fields, &place, &at)? {
                     Some(merged) => new.insert(name.clone(), merged),
                     None => new.remove(name),
                 };
             }
             Value::Array(items) => {
                 let old = new.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-                new.insert(name.clone(), Value::Array(merge_lists(old, items, &place)?));
+                new.insert(name.clone(), Value::Array(merge_lists(old, items, &place, &at)?));
             }
             scalar => {
                 new.insert(name.clone(), scalar.clone());
@@ -76,13 +78,13 @@ fn merge_maps(
         if let Some(name) = name.strip_prefix(ORDER)
             && let (Some(Value::Array(items)), Value::Array(order)) = (new.get_mut(name), order)
         {
-            set_order(items, order, shape.field(name).merge_key());
+            set_order(items, order, shape.field(name).0.merge_key());
         }
     }
     Ok(Some(Value::Object(new)))
 }
 
-fn merge_lists(old: Vec<Value>, patch: &[Value], shape: &Shape<'_>) -> Result<Vec<Value>, Error> {
+fn merge_lists(old: Vec<Value>, patch: &[Value], shape: &Shape<'_>, at: &str) -> Result<Vec<Value>, Error> {
     let replaces = patch.iter().any(|it| it.get(DIRECTIVE).is_some_and(|it| it == "replace"));
     if replaces {
         return Ok(patch.iter().filter(|it| it.get(DIRECTIVE).is_none()).cloned().collect());
@@ -101,16 +103,13 @@ fn merge_lists(old: Vec<Value>, patch: &[Value], shape: &Shape<'_>) -> Result<Ve
     };
     let mut new = old;
     for item in patch {
-        let Value::Object(fields) = item else {
-            return Err(Error::MissingKey { path: shape.path(), key: key.to_string() });
-        };
-        let Some(id) = fields.get(key) else {
-            return Err(Error::MissingKey { path: shape.path(), key: key.to_string() });
-        };
-        let at = new.iter().position(|it| it.get(key) == Some(id));
-        let live = at.and_then(|at| new[at].as_object()).cloned().unwrap_or_default();
-        match (at, merge_maps(&live, fields, &shape.items())?) {
-            (Some(at), Some(merged)) => new[at] = merged,
+        let missing = || Error::MissingKey { path: at.to_string(), key: key.to_string() };
+        let Value::Object(fields) = item else { return Err(missing()) };
+        let Some(id) = fields.get(key) else { return Err(missing()) };
+        let place = new.iter().position(|it| it.get(key) == Some(id));
+        let live = place.and_then(|at| new[at].as_object()).cloned().unwrap_or_default();
+        match (place, merge_maps(&live, fields, &shape.items(), at)?) {
+            (Some(place), Some(merged)) => new[place] = merged,
             (Some(_), None) => new.retain(|it| it.get(key) != Some(id)),
             (None, Some(merged)) => new.push(merged),
             (None, None) => {}
@@ -148,31 +147,38 @@ mod tests {
 
     #[track_caller]
     fn check(live: Value, patch: Value, expected: Value) {
-        let new = strategic(&live, &patch, &Shape::built_in("Deployment")).expect("a good patch");
+        let new =
+            strategic(&live, &patch, &Shape::built_in("apps", "v1", "Deployment")).expect("a good patch");
         assert_eq!(new, expected);
+    }
+
+    fn pods(spec: Value) -> Value {
+        json!({"spec": {"template": {"spec": spec}}})
     }
 
     #[test]
     fn containers_merge_by_name_and_keep_the_asked_order() {
         check(
-            json!({"spec": {"containers": [{"name": "a", "image": "a:1"}, {"name": "b", "image": "b:1"}]}}),
-            json!({"spec": {"$setElementOrder/containers": [{"name": "c"}, {"name": "b"}, {"name": "a"}],
-                "containers": [{"name": "b", "image": "b:2"}, {"name": "c", "image": "c:1"}]}}),
-            json!({"spec": {"containers": [{"name": "c", "image": "c:1"}, {"name": "b", "image": "b:2"}, {"name": "a", "image": "a:1"}]}}),
+            pods(json!({"containers": [{"name": "a", "image": "a:1"}, {"name": "b", "image": "b:1"}]})),
+            pods(json!({"$setElementOrder/containers": [{"name": "c"}, {"name": "b"}, {"name": "a"}],
+                "containers": [{"name": "b", "image": "b:2"}, {"name": "c", "image": "c:1"}]})),
+            pods(
+                json!({"containers": [{"name": "c", "image": "c:1"}, {"name": "b", "image": "b:2"}, {"name": "a", "image": "a:1"}]}),
+            ),
         );
     }
 
     #[test]
     fn directives_remove_and_replace() {
         check(
-            json!({"spec": {"containers": [{"name": "a", "args": ["x"]}, {"name": "b"}]}}),
-            json!({"spec": {"containers": [{"name": "b", "$patch": "delete"}, {"name": "a", "args": ["y"]}]}}),
-            json!({"spec": {"containers": [{"name": "a", "args": ["y"]}]}}),
+            pods(json!({"containers": [{"name": "a", "args": ["x"]}, {"name": "b"}]})),
+            pods(json!({"containers": [{"name": "b", "$patch": "delete"}, {"name": "a", "args": ["y"]}]})),
+            pods(json!({"containers": [{"name": "a", "args": ["y"]}]})),
         );
         check(
-            json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}),
-            json!({"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}),
-            json!({"strategy": {"type": "Recreate"}}),
+            json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}}),
+            json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}}),
+            json!({"spec": {"strategy": {"type": "Recreate"}}}),
         );
         check(
             json!({"metadata": {"finalizers": ["a", "b"]}}),
@@ -189,7 +195,7 @@ mod tests {
     #[test]
     fn an_item_without_its_key_is_refused() {
         let patch = json!({"spec": {"containers": [{"image": "x"}]}});
-        let error = strategic(&json!({}), &patch, &Shape::built_in("Pod")).expect_err("no name");
+        let error = strategic(&json!({}), &patch, &Shape::built_in("", "v1", "Pod")).expect_err("no name");
         assert_eq!(error.to_string(), "spec.containers is a list whose items need name");
     }
 }
