@@ -52,7 +52,12 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     api.prepare().await?;
     let client = in_process_client(&api);
     install_kinds(&client).await?;
-    let controllers = kube_controllers::start(api.store(), shutdown.clone());
+    let settings = kube_controllers::Settings {
+        cluster_ca: Some(api.ca_certificate().to_string()),
+        volumes: Some(data_dir.join("volumes")),
+        usage: None,
+    };
+    let controllers = kube_controllers::start(api.store(), settings, shutdown.clone());
 
     // Images, then the node that runs them.
     let images = ImageStore::open(image_config(data_dir, args)?)?;

@@ -1,5 +1,6 @@
 //! What a controller wants done, as plain data, and the doing.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,19 @@ pub enum Action {
         name: String,
         uid: String,
         propagation: Propagation,
+    },
+    /// The directory of a volume, open to whatever user the pod runs as.
+    MakeDirectory {
+        path: PathBuf,
+    },
+    RemoveDirectory {
+        path: PathBuf,
+    },
+    /// A pod that no node answers for goes at once.
+    Kill {
+        namespace: String,
+        pod: String,
+        uid: String,
     },
     Bind {
         namespace: String,
@@ -221,6 +235,17 @@ async fn execute_one(objects: &Objects, action: Action, writer: &Writer) -> Resu
             };
             gone_is_fine(objects.delete(&kind, &namespace, &name, &options, writer).await)?;
         }
+        Action::MakeDirectory { path } => make_directory(&path).await.map_err(|it| on_disk(&path, &it))?,
+        Action::RemoveDirectory { path } => match tokio::fs::remove_dir_all(&path).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(on_disk(&path, &error)),
+            _ => {}
+        },
+        Action::Kill { namespace, pod, uid } => {
+            let options =
+                DeleteOptions { grace_seconds: Some(0), uid: Some(uid), ..DeleteOptions::default() };
+            let pods = crate::action::kind("", "Pod");
+            gone_is_fine(objects.delete(&pods, &namespace, &pod, &options, writer).await)?;
+        }
         Action::Bind { namespace, pod, node } => {
             gone_is_fine(objects.bind(&namespace, &pod, &node, writer).await)?;
         }
@@ -229,6 +254,16 @@ async fn execute_one(objects: &Objects, action: Action, writer: &Writer) -> Resu
         }
     }
     Ok(())
+}
+
+async fn make_directory(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    tokio::fs::create_dir_all(path).await?;
+    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).await
+}
+
+fn on_disk(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(500, "InternalError", format!("the volume's directory {}: {error}", path.display()))
 }
 
 fn is_terminating(failure: &Failure) -> bool {

@@ -44,7 +44,7 @@ impl Cluster {
                 let (api, stop) = (api.clone(), stop.clone());
                 async move { api.serve(listener, stop).await }
             }),
-            kube_controllers::start(api.store(), stop.clone()),
+            kube_controllers::start(api.store(), kube_controllers::Settings::default(), stop.clone()),
             tokio::spawn(simulate_node(api.objects().clone(), stop.clone())),
         ];
         Cluster { _dir: dir, kubeconfig, api, stop, tasks }
