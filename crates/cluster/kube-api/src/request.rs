@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::{HeaderMap, Method, Request, Uri, header};
 use kube_kinds::selector::{FieldSelector, LabelSelector};
 use kube_kinds::{Failure, Kind};
-use kube_objects::{Mode, Writer};
+use kube_objects::{Mode, Notes, Validation, Writer};
 
 use crate::{Api, answer, body, discovery, exec, openapi, read, streams, write};
 
@@ -56,6 +56,8 @@ pub(crate) struct Call {
     pub method: Method,
     pub parameters: Parameters,
     pub headers: HeaderMap,
+    /// What the client is told beside the answer.
+    pub notes: Notes,
 }
 
 impl Call {
@@ -81,7 +83,12 @@ impl Call {
         };
         let agent = self.headers.get(header::USER_AGENT).and_then(|it| it.to_str().ok()).unwrap_or("unknown");
         let agent = agent.split(['/', ' ']).next().unwrap_or("unknown");
-        Ok(Writer { manager: self.parameters.get("fieldManager").unwrap_or(agent).to_string(), mode })
+        Ok(Writer {
+            mode,
+            validation: Validation::parse(self.parameters.get("fieldValidation"))?,
+            notes: self.notes.clone(),
+            ..Writer::new(self.parameters.get("fieldManager").unwrap_or(agent))
+        })
     }
 }
 
@@ -139,6 +146,7 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
         method: parts.method.clone(),
         parameters: Parameters::of(&parts.uri)?,
         headers: parts.headers.clone(),
+        notes: Notes::default(),
     };
     match (call.name.is_some(), subresource) {
         (false, []) => collection(call, &parts.method, body).await,
@@ -158,7 +166,7 @@ async fn collection(call: Call, method: &Method, body: Body) -> Result<Response,
         Method::GET if call.parameters.is_set("watch") => read::watch(call),
         Method::GET => read::list(&call),
         Method::POST => {
-            let body = body::object(&call.headers, body).await?;
+            let body = body::object(&call, body).await?;
             write::create(&call, body).await
         }
         Method::DELETE => {
@@ -174,11 +182,11 @@ async fn object(call: Call, method: &Method, body: Body) -> Result<Response, Fai
         Method::GET if call.parameters.is_set("watch") => read::watch(call),
         Method::GET => read::get(&call),
         Method::PUT => {
-            let body = body::object(&call.headers, body).await?;
+            let body = body::object(&call, body).await?;
             write::replace(&call, body).await
         }
         Method::PATCH => {
-            let patch = body::patch(&call.headers, &call.parameters, body).await?;
+            let patch = body::patch(&call, body).await?;
             write::patch(&call, patch).await
         }
         Method::DELETE => {
