@@ -43,7 +43,24 @@ pub fn run(scenarios: Vec<Scenario>) -> ExitCode {
             Ok(())
         }));
     }
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    conclude(&arguments, trials)
+}
+
+/// Runs tests that are not in the ledger: names of our own.
+pub fn run_own(tests: Vec<(&'static str, fn(&Case))>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let trial = |(name, test): (&'static str, fn(&Case))| {
+        Trial::test(name, move || {
+            test(&Case::new(name));
+            Ok(())
+        })
+    };
+    conclude(&arguments, tests.into_iter().map(trial).collect())
+}
+
+fn conclude(arguments: &Arguments, trials: Vec<Trial>) -> ExitCode {
+    let conclusion = libtest_mimic::run(arguments, trials);
     cluster::shut_down(conclusion.has_failed());
     conclusion.exit_code()
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 pub use cluster::{Case, Cluster, cluster};
 pub use http::{Answer, Watch};
-pub use ledger::{Group, Scenario, run};
+pub use ledger::{Group, Scenario, run, run_own};
 
 /// One scenario: the verbatim name of the conformance test and what it does. The function fails by panicking.
 pub fn scenario(group: Group, name: &'static str, run: impl Fn(&Case) + Send + Sync + 'static) -> Scenario {

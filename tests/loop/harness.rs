@@ -227,6 +227,13 @@ impl Drop for Daemon {
     }
 }
 
+/// A program that scripts/setup.sh installs for the tests.
+pub fn tool(name: &str) -> PathBuf {
+    let program = root().join(".tools/bin").join(name);
+    assert!(program.exists(), "{} is missing: run scripts/setup.sh", program.display());
+    program
+}
+
 /// The stock kubectl, the one of scripts/setup.sh if it is there.
 pub fn kubectl(kubeconfig: &str, args: &[&str], input: &str) -> Output {
     use std::io::Write;

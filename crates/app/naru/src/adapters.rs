@@ -2,7 +2,10 @@
 //! node's streams as the API's.
 
 use async_trait::async_trait;
-use kube_api::{ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams, StreamError};
+use kube_api::{
+    AttachRequest, Connection, ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams, StreamError,
+    Usage,
+};
 use naru_image::ImageStore;
 use naru_node::{HostRoot, ImageError, ImageInfo, ImageService, Node, PullPolicy};
 use std::path::Path;
@@ -95,14 +98,65 @@ impl NodeStreams for Streams {
             stderr: request.stderr,
             tty: request.tty,
         };
-        let session = self.0.exec(request).await.map_err(stream_error)?;
-        Ok(ExecSession {
-            stdin: session.stdin,
-            stdout: session.stdout,
-            stderr: session.stderr,
-            resize: session.resize,
-            exit: session.exit,
-        })
+        self.0.exec(request).await.map(session).map_err(stream_error)
+    }
+
+    async fn attach(&self, request: AttachRequest) -> Result<ExecSession, StreamError> {
+        let request = naru_node::AttachRequest {
+            namespace: request.namespace,
+            pod: request.pod,
+            uid: request.uid,
+            container: request.container,
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            tty: request.tty,
+        };
+        self.0.attach(request).await.map(session).map_err(stream_error)
+    }
+
+    async fn port_forward(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: &str,
+        port: u16,
+    ) -> Result<Connection, StreamError> {
+        let stream = self.0.port_forward(namespace, pod, uid, port).await.map_err(stream_error)?;
+        Ok(Box::new(stream))
+    }
+
+    async fn usage(&self) -> Vec<Usage> {
+        let node = self.0.node_stats().await;
+        let mut all = vec![Usage {
+            namespace: String::new(),
+            name: node.name,
+            container: String::new(),
+            cpu_nanocores: node.cpu_nanocores,
+            memory_bytes: node.memory_bytes,
+            window: node.window,
+        }];
+        for pod in self.0.stats().await {
+            all.extend(pod.containers.into_iter().map(|it| Usage {
+                namespace: pod.namespace.clone(),
+                name: pod.pod.clone(),
+                container: it.name,
+                cpu_nanocores: it.cpu_nanocores,
+                memory_bytes: it.memory_bytes,
+                window: it.window,
+            }));
+        }
+        all
+    }
+}
+
+fn session(session: naru_node::ExecSession) -> ExecSession {
+    ExecSession {
+        stdin: session.stdin,
+        stdout: session.stdout,
+        stderr: session.stderr,
+        resize: session.resize,
+        exit: session.exit,
     }
 }
 

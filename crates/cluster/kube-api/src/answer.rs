@@ -18,7 +18,11 @@ pub(crate) fn text(text: &'static str) -> Response {
 }
 
 pub(crate) fn failure(failure: &Failure) -> Response {
-    json(failure.code, &failure.to_value())
+    let mut response = json(failure.code, &failure.to_value());
+    if let Some(seconds) = failure.details["retryAfterSeconds"].as_u64() {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
 }
 
 pub(crate) fn with_type(code: u16, content_type: &str, body: Body) -> Response {

@@ -1,5 +1,7 @@
 //! What is served, for clients that ask first: aggregated and legacy discovery, version.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::Response;
 use http::HeaderMap;
@@ -7,7 +9,8 @@ use kube_kinds::{Failure, Kind};
 use kube_objects::Registry;
 use serde_json::{Value, json};
 
-use crate::answer;
+use crate::auth::reviews::REVIEWS;
+use crate::{answer, metrics};
 
 /// The level of Kubernetes whose objects we follow.
 const KUBERNETES_MINOR: &str = "35";
@@ -20,6 +23,55 @@ pub(crate) fn version(naru: &str) -> Value {
     })
 }
 
+/// One row of discovery: a kind, or what is only asked and never stored.
+struct Row<'a> {
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+    plural: &'a str,
+    singular: String,
+    namespaced: bool,
+    verbs: Vec<&'a str>,
+    short_names: &'a [String],
+    categories: &'a [String],
+    subresources: Vec<Subresource>,
+}
+
+fn rows(kinds: &[Arc<Kind>]) -> Vec<Row<'_>> {
+    let stored = kinds.iter().map(|it| Row {
+        group: &it.group,
+        version: &it.version,
+        kind: &it.kind,
+        plural: &it.plural,
+        singular: it.singular.clone(),
+        namespaced: it.namespaced,
+        verbs: it.verbs().to_vec(),
+        short_names: &it.short_names,
+        categories: &it.categories,
+        subresources: subresources(it),
+    });
+    let plain = |group, version, kind: &'static str, plural, namespaced, verbs: &[&'static str]| Row {
+        group,
+        version,
+        kind,
+        plural,
+        singular: kind.to_lowercase(),
+        namespaced,
+        verbs: verbs.to_vec(),
+        short_names: &[],
+        categories: &[],
+        subresources: Vec::new(),
+    };
+    let asked =
+        REVIEWS.iter().map(|it| plain(it.group, "v1", it.kind, it.plural, it.namespaced, &["create"]));
+    let measured = [("NodeMetrics", "nodes", false), ("PodMetrics", "pods", true)].into_iter().map(
+        |(kind, plural, namespaced)| {
+            plain(metrics::GROUP, metrics::VERSION, kind, plural, namespaced, &["get", "list"])
+        },
+    );
+    stored.chain(asked).chain(measured).collect()
+}
+
 /// Paths above the resources: `/`, `/api`, `/apis`, `/apis/GROUP`, `/api/v1`, `/apis/GROUP/VERSION`.
 pub(crate) fn answer(
     registry: &Registry,
@@ -27,23 +79,26 @@ pub(crate) fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, Failure> {
     let kinds = registry.all();
-    let kinds: Vec<&Kind> = kinds.iter().map(|it| &**it).collect();
+    let rows = rows(&kinds);
     let not_found = || Failure::new(404, "NotFound", "the server could not find the requested resource");
     let document = match segments {
         [] => {
             let mut paths = vec!["/api".to_string(), "/api/v1".into(), "/apis".into()];
-            for group in groups(&kinds).into_iter().filter(|it| !it.is_empty()) {
-                paths.extend(versions(&kinds, group).into_iter().map(|it| format!("/apis/{group}/{it}")));
+            for group in groups(&rows).into_iter().filter(|it| !it.is_empty()) {
+                paths.push(format!("/apis/{group}"));
+                paths.extend(versions(&rows, group).into_iter().map(|it| format!("/apis/{group}/{it}")));
             }
-            paths.extend(["/healthz", "/livez", "/readyz", "/version"].map(String::from));
+            paths.extend(
+                ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(String::from),
+            );
             json!({"paths": paths})
         }
         ["api"] | ["apis"] if wants_aggregated(headers) => {
             let is_core = segments == ["api"];
-            let items: Vec<Value> = groups(&kinds)
+            let items: Vec<Value> = groups(&rows)
                 .into_iter()
                 .filter(|it| it.is_empty() == is_core)
-                .map(|group| aggregated_group(&kinds, group))
+                .map(|group| aggregated_group(&rows, group))
                 .collect();
             let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
                 "metadata": {}, "items": items});
@@ -53,21 +108,21 @@ pub(crate) fn answer(
         }
         ["api"] => json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}),
         ["apis"] => {
-            let groups: Vec<Value> = groups(&kinds)
+            let groups: Vec<Value> = groups(&rows)
                 .into_iter()
                 .filter(|it| !it.is_empty())
-                .map(|group| legacy_group(&kinds, group))
+                .map(|group| legacy_group(&rows, group))
                 .collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
-        ["apis", group] if groups(&kinds).contains(group) => {
-            let mut document = legacy_group(&kinds, group);
+        ["apis", group] if groups(&rows).contains(group) => {
+            let mut document = legacy_group(&rows, group);
             document["kind"] = json!("APIGroup");
             document["apiVersion"] = json!("v1");
             document
         }
-        ["api", version] => resources(&kinds, "", version).ok_or_else(not_found)?,
-        ["apis", group, version] => resources(&kinds, group, version).ok_or_else(not_found)?,
+        ["api", version] => resources(&rows, "", version).ok_or_else(not_found)?,
+        ["apis", group, version] => resources(&rows, group, version).ok_or_else(not_found)?,
         _ => return Err(not_found()),
     };
     Ok(answer::json(200, &document))
@@ -80,28 +135,40 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     })
 }
 
-fn groups<'a>(kinds: &[&'a Kind]) -> Vec<&'a str> {
+fn groups<'a>(rows: &[Row<'a>]) -> Vec<&'a str> {
     let mut groups = Vec::new();
-    for kind in kinds {
-        if !groups.contains(&kind.group.as_str()) {
-            groups.push(kind.group.as_str());
+    for row in rows {
+        if !groups.contains(&row.group) {
+            groups.push(row.group);
         }
     }
     groups
 }
 
-fn versions<'a>(kinds: &[&'a Kind], group: &str) -> Vec<&'a str> {
+fn versions<'a>(rows: &[Row<'a>], group: &str) -> Vec<&'a str> {
     let mut versions = Vec::new();
-    for kind in kinds.iter().filter(|it| it.group == group) {
-        if !versions.contains(&kind.version.as_str()) {
-            versions.push(kind.version.as_str());
+    for row in rows.iter().filter(|it| it.group == group) {
+        if !versions.contains(&row.version) {
+            versions.push(row.version);
         }
     }
+    versions.sort_by_key(|it| std::cmp::Reverse(rank(it)));
     versions
 }
 
-fn legacy_group(kinds: &[&Kind], group: &str) -> Value {
-    let versions: Vec<Value> = versions(kinds, group)
+/// Stable versions before beta before alpha, newer before older; the first is preferred.
+fn rank(version: &str) -> (u8, u32, u32) {
+    let number = |text: &str| text.parse().unwrap_or(0);
+    let rest = version.strip_prefix('v').unwrap_or(version);
+    match (rest.split_once("beta"), rest.split_once("alpha")) {
+        (Some((major, minor)), _) => (2, number(major), number(minor)),
+        (_, Some((major, minor))) => (1, number(major), number(minor)),
+        _ => (if rest.parse::<u32>().is_ok() { 3 } else { 0 }, number(rest), 0),
+    }
+}
+
+fn legacy_group(rows: &[Row<'_>], group: &str) -> Value {
+    let versions: Vec<Value> = versions(rows, group)
         .into_iter()
         .map(|it| json!({"groupVersion": format!("{group}/{it}"), "version": it}))
         .collect();
@@ -111,6 +178,8 @@ fn legacy_group(kinds: &[&Kind], group: &str) -> Value {
 /// A subresource: its name, kind (group, version, kind) and verbs.
 pub(crate) type Subresource = (&'static str, [&'static str; 3], &'static [&'static str]);
 
+const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 pub(crate) fn subresources(kind: &Kind) -> Vec<Subresource> {
     let mut all: Vec<Subresource> = Vec::new();
     if kind.has_status {
@@ -119,25 +188,39 @@ pub(crate) fn subresources(kind: &Kind) -> Vec<Subresource> {
     if kind.scale.is_some() {
         all.push(("scale", ["autoscaling", "v1", "Scale"], &["get", "patch", "update"]));
     }
-    for name in kind.subresources {
-        match *name {
-            "log" => all.push(("log", ["", "", ""], &["get"])),
-            "exec" => all.push(("exec", ["", "v1", "PodExecOptions"], &["create", "get"])),
-            "binding" => all.push(("binding", ["", "v1", "Binding"], &["create"])),
-            _ => {}
+    match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "Pod") => all.extend::<[Subresource; 9]>([
+            ("attach", ["", "v1", "PodAttachOptions"], &["create", "get"]),
+            ("binding", ["", "v1", "Binding"], &["create"]),
+            ("ephemeralcontainers", ["", "", ""], &["get", "patch", "update"]),
+            ("eviction", ["policy", "v1", "Eviction"], &["create"]),
+            ("exec", ["", "v1", "PodExecOptions"], &["create", "get"]),
+            ("log", ["", "", ""], &["get"]),
+            ("portforward", ["", "v1", "PodPortForwardOptions"], &["create", "get"]),
+            ("proxy", ["", "v1", "PodProxyOptions"], PROXY_VERBS),
+            ("resize", ["", "", ""], &["get", "patch", "update"]),
+        ]),
+        ("", "Service") => all.push(("proxy", ["", "v1", "ServiceProxyOptions"], PROXY_VERBS)),
+        ("", "Namespace") => all.push(("finalize", ["", "", ""], &["update"])),
+        ("", "ServiceAccount") => {
+            all.push(("token", ["authentication.k8s.io", "v1", "TokenRequest"], &["create"]));
         }
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            all.push(("approval", ["", "", ""], &["get", "patch", "update"]));
+        }
+        _ => {}
     }
     all
 }
 
-fn aggregated_group(kinds: &[&Kind], group: &str) -> Value {
-    let versions: Vec<Value> = versions(kinds, group)
+fn aggregated_group(rows: &[Row<'_>], group: &str) -> Value {
+    let versions: Vec<Value> = versions(rows, group)
         .into_iter()
         .map(|version| {
-            let resources: Vec<Value> = kinds
+            let resources: Vec<Value> = rows
                 .iter()
                 .filter(|it| it.group == group && it.version == version)
-                .map(|kind| aggregated_resource(kind))
+                .map(aggregated_resource)
                 .collect();
             json!({"version": version, "freshness": "Current", "resources": resources})
         })
@@ -145,12 +228,13 @@ fn aggregated_group(kinds: &[&Kind], group: &str) -> Value {
     json!({"metadata": if group.is_empty() { json!({}) } else { json!({"name": group}) }, "versions": versions})
 }
 
-fn aggregated_resource(kind: &Kind) -> Value {
-    let own = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
-    let subresources: Vec<Value> = subresources(kind)
-        .into_iter()
+fn aggregated_resource(row: &Row<'_>) -> Value {
+    let own = json!({"group": row.group, "version": row.version, "kind": row.kind});
+    let subresources: Vec<Value> = row
+        .subresources
+        .iter()
         .map(|(name, [group, version, it], verbs)| {
-            let response = match it {
+            let response = match *it {
                 "" => own.clone(),
                 _ => json!({"group": group, "version": version, "kind": it}),
             };
@@ -158,38 +242,37 @@ fn aggregated_resource(kind: &Kind) -> Value {
         })
         .collect();
     let mut resource = json!({
-        "resource": kind.plural, "responseKind": own, "singularResource": kind.singular,
-        "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
-        "verbs": kind.verbs(),
+        "resource": row.plural, "responseKind": own, "singularResource": row.singular,
+        "scope": if row.namespaced { "Namespaced" } else { "Cluster" }, "verbs": row.verbs,
     });
-    for (field, values) in [("shortNames", &kind.short_names), ("categories", &kind.categories)] {
-        if !values.is_empty() {
-            resource[field] = json!(values);
-        }
-    }
+    add_names(&mut resource, row);
     if !subresources.is_empty() {
         resource["subresources"] = json!(subresources);
     }
     resource
 }
 
-fn resources(kinds: &[&Kind], group: &str, version: &str) -> Option<Value> {
-    let mut resources = Vec::new();
-    for kind in kinds.iter().filter(|it| it.group == group && it.version == version) {
-        let mut resource = json!({
-            "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
-            "kind": kind.kind, "verbs": kind.verbs(),
-        });
-        for (field, values) in [("shortNames", &kind.short_names), ("categories", &kind.categories)] {
-            if !values.is_empty() {
-                resource[field] = json!(values);
-            }
+fn add_names(resource: &mut Value, row: &Row<'_>) {
+    for (field, values) in [("shortNames", row.short_names), ("categories", row.categories)] {
+        if !values.is_empty() {
+            resource[field] = json!(values);
         }
+    }
+}
+
+fn resources(rows: &[Row<'_>], group: &str, version: &str) -> Option<Value> {
+    let mut resources = Vec::new();
+    for row in rows.iter().filter(|it| it.group == group && it.version == version) {
+        let mut resource = json!({
+            "name": row.plural, "singularName": row.singular, "namespaced": row.namespaced,
+            "kind": row.kind, "verbs": row.verbs,
+        });
+        add_names(&mut resource, row);
         resources.push(resource);
-        for (name, [group, version, it], verbs) in subresources(kind) {
+        for (name, [group, version, it], verbs) in &row.subresources {
             let mut resource = json!({
-                "name": format!("{}/{name}", kind.plural), "singularName": "", "namespaced": kind.namespaced,
-                "kind": if it.is_empty() { kind.kind.as_str() } else { it }, "verbs": verbs,
+                "name": format!("{}/{name}", row.plural), "singularName": "", "namespaced": row.namespaced,
+                "kind": if it.is_empty() { row.kind } else { it }, "verbs": verbs,
             });
             if !it.is_empty() {
                 resource["group"] = json!(group);

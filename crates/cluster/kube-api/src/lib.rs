@@ -16,15 +16,23 @@
 //! ```
 
 mod answer;
+mod auth;
 mod body;
 mod discovery;
+mod evict;
 mod exec;
+mod forward;
+mod metrics;
 mod openapi;
+mod proxy;
 mod read;
 mod request;
 mod serve;
+mod spdy;
 mod streams;
 mod tls;
+mod tokens;
+mod upgrade;
 mod write;
 
 use std::path::PathBuf;
@@ -36,10 +44,13 @@ use kube_store::{OpenError, Options, Store};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-pub use streams::{ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams, StreamError};
+pub use streams::{
+    AttachRequest, Connection, ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams, StreamError,
+    Usage,
+};
 
 /// Namespaces that exist from the start.
-const NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -68,6 +79,8 @@ pub enum Error {
     Certificate { what: &'static str, source: rcgen::Error },
     #[error("the key or certificate in {path} cannot be used")]
     Key { path: PathBuf, source: rustls::Error },
+    #[error("the key for signing tokens in {path} cannot be made or used")]
+    SigningKey { path: PathBuf },
     #[error("the initial objects cannot be written")]
     InitialObjects { source: kube_kinds::Failure },
 }
@@ -83,6 +96,8 @@ struct Inner {
     registry: Registry,
     streams: RwLock<Option<Arc<dyn NodeStreams>>>,
     identity: tls::Identity,
+    /// Signs the tokens of service accounts.
+    token_keys: auth::jwt::Keys,
     version: String,
     documents: openapi::Documents,
     /// Ends watches and other long answers.
@@ -95,6 +110,7 @@ impl Api {
         let in_dir = |source| Error::File { path: config.data_dir.clone(), source };
         std::fs::create_dir_all(&config.data_dir).map_err(in_dir)?;
         let identity = tls::Identity::open(&config.data_dir, &config.extra_sans)?;
+        let token_keys = auth::jwt::Keys::open(&config.data_dir.join("pki"))?;
         let path = config.data_dir.join("objects.db");
         let store = Store::open(&path, config.store.clone()).map_err(|source| Error::Store { source })?;
         let objects = Objects::new(store);
@@ -103,6 +119,7 @@ impl Api {
             objects,
             streams: RwLock::new(None),
             identity,
+            token_keys,
             version: config.version,
             documents: openapi::Documents::default(),
             stop: CancellationToken::new(),
@@ -125,7 +142,7 @@ impl Api {
                 }
             }
         }
-        Ok(())
+        auth::bootstrap::write(self).await.map_err(|source| Error::InitialObjects { source })
     }
 
     /// The whole API as a service that trusts its caller.

@@ -31,6 +31,16 @@ const COMMON: [&str; 5] = [
 ];
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
+/// Grows with every change of how documents are made: clients keep what they have under its hash.
+const FORMAT: u8 = 2;
+/// The strategic one, which is for built-in kinds, last.
+const PATCHES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/apply-patch+yaml",
+    "application/strategic-merge-patch+json",
+];
+
 /// Documents by what they are and the hash of what they are made from, compressed.
 #[derive(Default)]
 pub(crate) struct Documents {
@@ -131,7 +141,7 @@ fn respond(headers: &HeaderMap, content_type: &str, hash: u64, document: Bytes, 
 /// FNV-1a over what a document says about a kind.
 fn mix(hash: u64, kind: &Kind) -> u64 {
     let text = format!(
-        "{}/{}/{}/{}/{}/{:?}/{}",
+        "{FORMAT}/{}/{}/{}/{}/{}/{:?}/{}",
         kind.group,
         kind.version,
         kind.kind,
@@ -241,7 +251,9 @@ fn older_path(path: &mut Value) {
                 parameter.insert("uniqueItems".into(), json!(true));
             }
         }
-        let body = operation["requestBody"]["content"]["*/*"]["schema"].take();
+        let content = operation["requestBody"]["content"].as_object_mut();
+        let body = content.and_then(|it| it.values_mut().next()).map(|it| it["schema"].take());
+        let body = body.unwrap_or_default();
         if let Some(operation) = operation.as_object_mut() {
             operation.remove("requestBody");
         }
@@ -391,7 +403,15 @@ fn operation(kind: &Kind, action: &str, target: Option<[&str; 3]>) -> Value {
             "schema": definition.as_deref().map(reference).unwrap_or_else(|| json!({"type": "string"}))}}}},
     });
     if let Some(schema) = body {
-        made["requestBody"] = json!({"content": {"*/*": {"schema": schema}}});
+        // kubectl makes a strategic merge patch only where the document says that one is taken.
+        let media: &[&str] = match (action, kind.schema.is_some()) {
+            ("patch", false) => &PATCHES,
+            ("patch", true) => &PATCHES[..3],
+            _ => &["*/*"],
+        };
+        let content: Map<String, Value> =
+            media.iter().map(|it| (it.to_string(), json!({"schema": schema}))).collect();
+        made["requestBody"] = json!({"content": content});
     }
     made
 }

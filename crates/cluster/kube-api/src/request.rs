@@ -8,9 +8,12 @@ use axum::response::Response;
 use http::{HeaderMap, Method, Request, Uri, header};
 use kube_kinds::selector::{FieldSelector, LabelSelector};
 use kube_kinds::{Failure, Kind};
-use kube_objects::{Mode, Notes, Validation, Writer};
+use kube_objects::{Mode, Writer};
 
-use crate::{Api, answer, body, discovery, exec, openapi, read, streams, write};
+use crate::auth::{Attributes, User, rbac, reviews};
+use crate::{
+    Api, answer, body, discovery, evict, exec, forward, metrics, openapi, proxy, read, streams, tokens, write,
+};
 
 /// The parameters after `?`, in order; some repeat.
 pub(crate) struct Parameters(Vec<(String, String)>);
@@ -49,6 +52,7 @@ impl Parameters {
 /// One request for objects.
 pub(crate) struct Call {
     pub api: Api,
+    pub user: Arc<User>,
     pub kind: Arc<Kind>,
     /// `None`: all namespaces, or a kind without.
     pub namespace: Option<String>,
@@ -56,8 +60,6 @@ pub(crate) struct Call {
     pub method: Method,
     pub parameters: Parameters,
     pub headers: HeaderMap,
-    /// What the client is told beside the answer.
-    pub notes: Notes,
 }
 
 impl Call {
@@ -83,12 +85,7 @@ impl Call {
         };
         let agent = self.headers.get(header::USER_AGENT).and_then(|it| it.to_str().ok()).unwrap_or("unknown");
         let agent = agent.split(['/', ' ']).next().unwrap_or("unknown");
-        Ok(Writer {
-            mode,
-            validation: Validation::parse(self.parameters.get("fieldValidation"))?,
-            notes: self.notes.clone(),
-            ..Writer::new(self.parameters.get("fieldManager").unwrap_or(agent))
-        })
+        Ok(Writer { manager: self.parameters.get("fieldManager").unwrap_or(agent).to_string(), mode })
     }
 }
 
@@ -106,32 +103,43 @@ pub(crate) async fn handle(State(api): State<Api>, request: Request<Body>) -> Re
 
 async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
-    let path = parts.uri.path().trim_matches('/').to_string();
+    // Only `serve` comes from the network, and it says who asks.
+    let user = parts.extensions.get::<Arc<User>>().cloned().unwrap_or_else(|| Arc::new(User::internal()));
+    let path = parts.uri.path().to_string();
     let segments: Vec<&str> = path.split('/').filter(|it| !it.is_empty()).collect();
+    let parameters = Parameters::of(&parts.uri)?;
     let (group, version, rest) = match segments.as_slice() {
-        ["healthz" | "livez" | "readyz", ..] => return Ok(answer::text("ok")),
-        ["version"] => return Ok(answer::json(200, &discovery::version(&api.inner.version))),
-        ["openapi", rest @ ..] => {
-            return openapi::serve(&api, rest, &parts.headers, &Parameters::of(&parts.uri)?);
-        }
         ["api", version, rest @ ..] => ("", *version, rest),
         ["apis", group, version, rest @ ..] => (*group, *version, rest),
-        _ => return discovery::answer(api.registry(), &segments, &parts.headers),
+        _ => ("", "", &[] as &[&str]),
     };
-    let (namespace, plural, name, subresource) = match rest {
-        [] => return discovery::answer(api.registry(), &segments, &parts.headers),
-        ["namespaces", namespace, plural, rest @ ..]
-            if !(rest.is_empty() && ["status", "finalize"].contains(plural)) =>
-        {
-            (Some(*namespace), *plural, rest.first().copied(), rest.get(1..).unwrap_or_default())
+    if rest.is_empty() {
+        let asked = Attributes::path(verb_of(&parts.method, false, true, false), &path);
+        if !rbac::allows(&api, &user, &asked) {
+            return Err(asked.forbidden(&user));
         }
-        [plural, rest @ ..] => (None, *plural, rest.first().copied(), rest.get(1..).unwrap_or_default()),
-    };
-    let Some(kind) = api.registry().find(group, version, plural) else {
-        return Err(Failure::new(404, "NotFound", "the server could not find the requested resource"));
-    };
+        return general(&api, &segments, &parts.headers, &parameters);
+    }
+    let target = Target::of(rest);
+    let asked = target.attributes(group, &parts.method, parameters.is_set("watch"));
+    if !rbac::allows(&api, &user, &asked) {
+        return Err(asked.forbidden(&user));
+    }
+    let Target { namespace, plural, name, subresource } = target;
+    if let Some(review) = reviews::find(group, version, plural) {
+        if parts.method != Method::POST || name.is_some() {
+            return Err(method_not_allowed());
+        }
+        let body = body::object(&parts.headers, body).await?;
+        let answered = reviews::answer(&api, &user, review, namespace.unwrap_or(""), body)?;
+        return Ok(answer::json(201, &answered));
+    }
+    if (group, version) == (metrics::GROUP, metrics::VERSION) {
+        return metrics::serve(&api, &parts.method, namespace, plural, name, &parameters).await;
+    }
+    let Some(kind) = api.registry().find(group, version, plural) else { return Err(no_such_resource()) };
     if namespace.is_some() && !kind.namespaced {
-        return Err(Failure::new(404, "NotFound", "the server could not find the requested resource"));
+        return Err(no_such_resource());
     }
     if kind.namespaced && namespace.is_none() && name.is_some() {
         return Err(Failure::bad_request(
@@ -140,13 +148,13 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
     }
     let call = Call {
         api,
+        user,
         kind,
         namespace: namespace.map(String::from),
         name: name.map(|it| it.to_string()),
         method: parts.method.clone(),
-        parameters: Parameters::of(&parts.uri)?,
+        parameters,
         headers: parts.headers.clone(),
-        notes: Notes::default(),
     };
     match (call.name.is_some(), subresource) {
         (false, []) => collection(call, &parts.method, body).await,
@@ -157,8 +165,105 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
         (true, ["binding"]) if call.kind.is_pod() => write::binding(call, body).await,
         (true, ["log"]) if call.kind.is_pod() => streams::log(call).await,
         (true, ["exec"]) if call.kind.is_pod() => exec::exec(call, parts).await,
-        _ => Err(Failure::new(404, "NotFound", "the server could not find the requested resource")),
+        (true, ["attach"]) if call.kind.is_pod() => exec::attach(call, parts).await,
+        (true, ["eviction"]) if call.kind.is_pod() => evict::evict(call, body).await,
+        (true, ["proxy", ..])
+            if call.kind.group.is_empty() && ["Pod", "Service"].contains(&call.kind.kind.as_str()) =>
+        {
+            proxy::serve(call, parts, body).await
+        }
+        (true, ["portforward"]) if call.kind.is_pod() => forward::serve(call, parts).await,
+        (true, ["token"]) if call.kind.group.is_empty() && call.kind.kind == "ServiceAccount" => {
+            tokens::create(call, body).await
+        }
+        _ => Err(no_such_resource()),
     }
+}
+
+/// Everything that is no resource: health, version, discovery, schemas, keys.
+fn general(
+    api: &Api,
+    segments: &[&str],
+    headers: &HeaderMap,
+    parameters: &Parameters,
+) -> Result<Response, Failure> {
+    match segments {
+        ["healthz" | "livez" | "readyz", ..] => Ok(answer::text("ok")),
+        ["version"] => Ok(answer::json(200, &discovery::version(&api.inner.version))),
+        ["openapi", rest @ ..] => openapi::serve(api, rest, headers, parameters),
+        [".well-known", "openid-configuration"] => Ok(answer::json(200, &tokens::configuration())),
+        ["openid", "v1", "jwks"] => Ok(tokens::keys(api)),
+        _ => discovery::answer(api.registry(), segments, headers),
+    }
+}
+
+/// What a path below a version names.
+struct Target<'a> {
+    namespace: Option<&'a str>,
+    plural: &'a str,
+    name: Option<&'a str>,
+    subresource: &'a [&'a str],
+}
+
+impl<'a> Target<'a> {
+    fn of(rest: &'a [&'a str]) -> Target<'a> {
+        let (namespace, rest) = match rest {
+            ["namespaces", namespace, rest @ ..] if !matches!(rest, [] | ["status" | "finalize"]) => {
+                (Some(*namespace), rest)
+            }
+            rest => (None, rest),
+        };
+        Target {
+            namespace,
+            plural: rest.first().copied().unwrap_or(""),
+            name: rest.get(1).copied(),
+            subresource: rest.get(2..).unwrap_or_default(),
+        }
+    }
+
+    fn attributes(&self, group: &str, method: &Method, watch: bool) -> Attributes {
+        let subresource = self.subresource.first().copied();
+        let verb = match subresource {
+            // A websocket begins with a GET, but is no reading.
+            Some("exec" | "attach" | "portforward") => "create",
+            _ => verb_of(method, watch, self.name.is_some(), true),
+        };
+        let namespace = match (self.namespace, self.plural) {
+            (None, "namespaces") => self.name.unwrap_or(""),
+            (namespace, _) => namespace.unwrap_or(""),
+        };
+        Attributes {
+            verb: verb.into(),
+            group: group.into(),
+            resource: match subresource {
+                Some(subresource) => format!("{}/{subresource}", self.plural),
+                None => self.plural.into(),
+            },
+            namespace: namespace.into(),
+            name: self.name.unwrap_or("").into(),
+            path: String::new(),
+        }
+    }
+}
+
+/// The word of RBAC for a method.
+fn verb_of(method: &Method, watch: bool, is_one: bool, is_resource: bool) -> &'static str {
+    match *method {
+        Method::POST if is_resource => "create",
+        Method::POST => "post",
+        Method::PUT if is_resource => "update",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE if is_one => "delete",
+        Method::DELETE => "deletecollection",
+        _ if watch => "watch",
+        _ if is_one => "get",
+        _ => "list",
+    }
+}
+
+fn no_such_resource() -> Failure {
+    Failure::new(404, "NotFound", "the server could not find the requested resource")
 }
 
 async fn collection(call: Call, method: &Method, body: Body) -> Result<Response, Failure> {
@@ -166,7 +271,7 @@ async fn collection(call: Call, method: &Method, body: Body) -> Result<Response,
         Method::GET if call.parameters.is_set("watch") => read::watch(call),
         Method::GET => read::list(&call),
         Method::POST => {
-            let body = body::object(&call, body).await?;
+            let body = body::object(&call.headers, body).await?;
             write::create(&call, body).await
         }
         Method::DELETE => {
@@ -182,11 +287,11 @@ async fn object(call: Call, method: &Method, body: Body) -> Result<Response, Fai
         Method::GET if call.parameters.is_set("watch") => read::watch(call),
         Method::GET => read::get(&call),
         Method::PUT => {
-            let body = body::object(&call, body).await?;
+            let body = body::object(&call.headers, body).await?;
             write::replace(&call, body).await
         }
         Method::PATCH => {
-            let patch = body::patch(&call, body).await?;
+            let patch = body::patch(&call.headers, &call.parameters, body).await?;
             write::patch(&call, patch).await
         }
         Method::DELETE => {

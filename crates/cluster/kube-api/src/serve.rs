@@ -1,20 +1,20 @@
 //! The network side: TLS, and who may come in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::Response;
-use http::{Request, header};
+use http::Request;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use kube_kinds::Failure;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::auth::authenticate;
 use crate::{Api, answer};
 
 /// A client that does not finish the handshake is dropped.
@@ -27,9 +27,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// When the process has no descriptors left, accepting again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Paths that need no identity: health and version.
-const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 
 impl Api {
     /// Serves until `shutdown`; then ends watches and lets other answers finish.
@@ -70,15 +67,17 @@ async fn connection(api: Api, acceptor: TlsAcceptor, stream: TcpStream, shutdown
         Err(_) => return tracing::debug!("a TLS handshake took too long"),
     };
     // The verifier has checked the certificate, if there is one, against our authority.
-    let has_certificate = stream.get_ref().1.peer_certificates().is_some_and(|it| !it.is_empty());
+    let certificates = stream.get_ref().1.peer_certificates();
+    let user = certificates.and_then(<[_]>::first).and_then(authenticate::of_certificate).map(Arc::new);
     let router = api.router();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (api, router) = (api.clone(), router.clone());
+        let (api, router, user) = (api.clone(), router.clone(), user.clone());
         async move {
-            let request = request.map(Body::new);
-            if !has_certificate && !is_open(&request) && !has_token(&request, api.admin_token()) {
-                return Ok(unauthorized());
-            }
+            let mut request = request.map(Body::new);
+            match authenticate::of_request(&api, user.as_deref(), request.headers()) {
+                Ok(user) => request.extensions_mut().insert(Arc::new(user)),
+                Err(failure) => return Ok(answer::failure(&failure)),
+            };
             router.oneshot(request).await
         }
     });
@@ -106,19 +105,4 @@ async fn connection(api: Api, acceptor: TlsAcceptor, stream: TcpStream, shutdown
             }
         }
     }
-}
-
-fn is_open(request: &Request<Body>) -> bool {
-    OPEN_PATHS.contains(&request.uri().path())
-}
-
-fn has_token(request: &Request<Body>, token: &str) -> bool {
-    let header = request.headers().get(header::AUTHORIZATION).and_then(|it| it.to_str().ok());
-    let Some(given) = header.and_then(|it| it.strip_prefix("Bearer ")) else { return false };
-    // In constant time: how far the comparison came must not be measurable.
-    given.len() == token.len() && given.bytes().zip(token.bytes()).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
-}
-
-fn unauthorized() -> Response {
-    answer::failure(&Failure::new(401, "Unauthorized", "Unauthorized"))
 }

@@ -22,6 +22,39 @@ pub type LogStream = BoxStream<'static, io::Result<Bytes>>;
 pub trait NodeStreams: Send + Sync {
     async fn logs(&self, request: LogRequest) -> Result<LogStream, StreamError>;
     async fn exec(&self, request: ExecRequest) -> Result<ExecSession, StreamError>;
+    /// Joins a running container's own streams; the exit comes when the container ends.
+    async fn attach(&self, request: AttachRequest) -> Result<ExecSession, StreamError>;
+    /// A connection to a port in the pod's network.
+    async fn port_forward(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: &str,
+        port: u16,
+    ) -> Result<Connection, StreamError>;
+    /// What the node and its pods use now.
+    async fn usage(&self) -> Vec<Usage>;
+}
+
+/// Bytes both ways.
+pub trait Duplex: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Duplex for T {}
+pub type Connection = Box<dyn Duplex>;
+
+/// What a container, or the node itself, uses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Usage {
+    /// Empty for a node.
+    pub namespace: String,
+    /// Of the pod or the node.
+    pub name: String,
+    /// Empty for a node.
+    pub container: String,
+    /// Billionths of a core, over `window`.
+    pub cpu_nanocores: u64,
+    /// The working set.
+    pub memory_bytes: u64,
+    pub window: std::time::Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +79,18 @@ pub struct ExecRequest {
     pub uid: String,
     pub container: String,
     pub command: Vec<String>,
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub tty: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachRequest {
+    pub namespace: String,
+    pub pod: String,
+    pub uid: String,
+    pub container: String,
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
@@ -115,7 +160,11 @@ pub(crate) fn container(call: &Call, pod: &Value) -> Result<String, Failure> {
     let names = |field: &str| -> Vec<&str> { list(pod, field).iter().map(|it| text(it, "/name")).collect() };
     let containers = names("/spec/containers");
     match (call.parameters.get("container"), containers.as_slice()) {
-        (Some(name), _) if containers.contains(&name) || names("/spec/initContainers").contains(&name) => {
+        (Some(name), _)
+            if containers.contains(&name)
+                || names("/spec/initContainers").contains(&name)
+                || names("/spec/ephemeralContainers").contains(&name) =>
+        {
             Ok(name.to_string())
         }
         (Some(name), _) => {

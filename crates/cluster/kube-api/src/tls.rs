@@ -180,11 +180,15 @@ fn token(path: &Path) -> Result<String, Error> {
 
 /// Writes a file that only its owner can read, whole or not at all.
 fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+    write_private_bytes(path, text.as_bytes())
+}
+
+pub(crate) fn write_private_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         let _ = fs::remove_file(&temporary);
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
     };

@@ -6,10 +6,11 @@ use http::{Method, header};
 use kube_kinds::selector::LabelSelector;
 use kube_kinds::strategy::{DeleteOptions, Propagation};
 use kube_kinds::{Failure, Kind, int, name, text, uid};
-use kube_objects::{Deleted, Door, Outcome, Patch, present};
+use kube_objects::{Deleted, Door, Mode, Outcome, Patch, Writer, present};
 use serde_json::{Value, json};
 
 use crate::answer::{self, Form};
+use crate::auth::escalation;
 use crate::body;
 use crate::request::{Call, method_not_allowed};
 
@@ -25,6 +26,7 @@ pub(crate) async fn create(call: &Call, object: Value) -> Result<Response, Failu
         false => "",
     }
     .to_string();
+    escalation::check(call, &object)?;
     let made = call.api.objects().create(&call.kind, &namespace, object, &call.writer()?).await?;
     respond(call, 201, &made)
 }
@@ -35,6 +37,7 @@ pub(crate) async fn replace(call: &Call, object: Value) -> Result<Response, Fail
 
 async fn write(call: &Call, object: Value, door: Door) -> Result<Response, Failure> {
     let writer = call.writer()?;
+    escalation::check(call, &object)?;
     let objects = call.api.objects();
     let new = objects.replace(&call.kind, call.namespace(), call.name(), object, door, &writer).await?;
     respond(call, 200, &new)
@@ -47,6 +50,12 @@ pub(crate) async fn patch(call: &Call, patch: Patch) -> Result<Response, Failure
 async fn change(call: &Call, patch: Patch, door: Door) -> Result<Response, Failure> {
     let writer = call.writer()?;
     let objects = call.api.objects();
+    if call.kind.group == "rbac.authorization.k8s.io" && writer.mode == Mode::Commit {
+        // What the patch would leave decides.
+        let trial = Writer { mode: Mode::DryRun, ..writer.clone() };
+        let (new, _) = objects.patch(&call.kind, call.namespace(), call.name(), &patch, door, &trial).await?;
+        escalation::check(call, &new)?;
+    }
     let (new, outcome) =
         objects.patch(&call.kind, call.namespace(), call.name(), &patch, door, &writer).await?;
     let code = match outcome {
@@ -60,11 +69,11 @@ pub(crate) async fn status(call: Call, method: &Method, body: Body) -> Result<Re
     match *method {
         Method::GET => crate::read::get(&call),
         Method::PUT => {
-            let object = body::object(&call, body).await?;
+            let object = body::object(&call.headers, body).await?;
             write(&call, object, Door::Status).await
         }
         Method::PATCH => {
-            let patch = body::patch(&call, body).await?;
+            let patch = body::patch(&call.headers, &call.parameters, body).await?;
             change(&call, patch, Door::Status).await
         }
         _ => Err(method_not_allowed()),
@@ -121,8 +130,8 @@ pub(crate) async fn scale(call: Call, method: &Method, body: Body) -> Result<Res
     let current = scale_of(&call.kind, &live);
     let asked = match *method {
         Method::GET => return Ok(answer::json(200, &current)),
-        Method::PUT => body::object(&call, body).await?,
-        Method::PATCH => match body::patch(&call, body).await? {
+        Method::PUT => body::object(&call.headers, body).await?,
+        Method::PATCH => match body::patch(&call.headers, &call.parameters, body).await? {
             Patch::Json(patch) => kube_patch::json(&current, &patch)
                 .map_err(|error| Failure::new(422, "Invalid", error.to_string()))?,
             Patch::Merge(patch) | Patch::Strategic(patch) | Patch::Apply { object: patch, .. } => {
@@ -181,7 +190,7 @@ fn scale_of(kind: &Kind, object: &Value) -> Value {
 
 /// Lets a namespace go: only its finalizers change.
 pub(crate) async fn finalize(call: Call, body: Body) -> Result<Response, Failure> {
-    let asked = body::object(&call, body).await?;
+    let asked = body::object(&call.headers, body).await?;
     let finalizers = asked["spec"]["finalizers"].clone();
     let writer = call.writer()?;
     let new = call
@@ -196,7 +205,7 @@ pub(crate) async fn finalize(call: Call, body: Body) -> Result<Response, Failure
 }
 
 pub(crate) async fn binding(call: Call, body: Body) -> Result<Response, Failure> {
-    let binding = body::object(&call, body).await?;
+    let binding = body::object(&call.headers, body).await?;
     let node = text(&binding, "/target/name");
     if node.is_empty() {
         return Err(Failure::bad_request("target.name must name a node"));
@@ -213,7 +222,7 @@ fn respond(call: &Call, code: u16, object: &std::sync::Arc<Value>) -> Result<Res
     let shown = form.object(&call.kind, &present(&call.kind, object.clone()), true);
     let mut response = answer::json(code, &shown);
     if call.method != Method::DELETE {
-        for warning in call.notes.warnings().into_iter().chain((call.kind.warnings)(object)) {
+        for warning in (call.kind.warnings)(object) {
             if let Ok(value) = format!("299 - {warning:?}").parse() {
                 response.headers_mut().append(header::WARNING, value);
             }

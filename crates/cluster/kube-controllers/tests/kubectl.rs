@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use kube_api::{Api, Config, ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams, StreamError};
+use kube_api::{
+    Api, AttachRequest, Config, Connection, ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams,
+    StreamError, Usage,
+};
 use kube_kinds::selector::LabelSelector;
 use kube_kinds::strategy::DeleteOptions;
 use kube_kinds::{is_deleting, name, namespace, table, text};
@@ -206,6 +209,18 @@ impl NodeStreams for Streams {
             let _ = done.send(code);
         });
         Ok(ExecSession { stdin, stdout, stderr, resize: None, exit })
+    }
+
+    async fn attach(&self, _: AttachRequest) -> Result<ExecSession, StreamError> {
+        Err(StreamError::Failed("there is nothing to attach to".into()))
+    }
+
+    async fn port_forward(&self, _: &str, _: &str, _: &str, _: u16) -> Result<Connection, StreamError> {
+        Err(StreamError::Failed("there is nothing to connect to".into()))
+    }
+
+    async fn usage(&self) -> Vec<Usage> {
+        Vec::new()
     }
 }
 

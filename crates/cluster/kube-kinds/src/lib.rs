@@ -11,7 +11,6 @@
 
 pub mod columns;
 pub mod crd;
-pub mod decode;
 pub mod defaults;
 pub mod failure;
 pub mod jsonpath;

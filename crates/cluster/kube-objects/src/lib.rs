@@ -7,7 +7,6 @@
 //! Not here: HTTP, authentication, discovery (see `kube-api`).
 
 mod events;
-mod notes;
 mod patch;
 mod registry;
 
@@ -22,11 +21,8 @@ use rand::Rng;
 use serde_json::{Value, json};
 
 pub use events::{EventType, involved};
-pub use notes::{Notes, Validation};
 pub use patch::Patch;
 pub use registry::Registry;
-
-use notes::Source;
 
 /// A write that keeps losing the race against others gives up after this many attempts.
 const ATTEMPTS_MAX: usize = 32;
@@ -53,9 +49,6 @@ pub enum Door {
 pub struct Writer {
     pub manager: String,
     pub mode: Mode,
-    pub validation: Validation,
-    /// Where to say what was odd.
-    pub notes: Notes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,12 +60,7 @@ pub enum Mode {
 
 impl Writer {
     pub fn new(manager: &str) -> Writer {
-        Writer {
-            manager: manager.to_string(),
-            mode: Mode::Commit,
-            validation: Validation::Ignore,
-            notes: Notes::default(),
-        }
+        Writer { manager: manager.to_string(), mode: Mode::Commit }
     }
 }
 
@@ -80,8 +68,6 @@ impl Writer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Record {
     Update,
-    /// The same, for a state that a patch has made.
-    Patch,
     /// The next state comes with it.
     Done,
 }
@@ -131,9 +117,7 @@ impl Objects {
         object: Value,
         writer: &Writer,
     ) -> Result<Arc<Value>, Failure> {
-        let mut object = strategy::typed(kind, object)?;
-        notes::conform(kind, &mut object, Source::Body, writer.validation, &writer.notes)?;
-        strategy::complete(kind, &mut object)?;
+        let mut object = strategy::complete(kind, object)?;
         patch::record(kind, None, &mut object, Door::Object, writer, Timestamp::now());
         self.create_recorded(kind, namespace, object, writer).await
     }
@@ -213,7 +197,7 @@ impl Objects {
             return self.apply(kind, namespace, name, object, *force, door, writer).await;
         }
         let changed = self
-            .change(kind, namespace, name, door, writer, Record::Patch, |live| patch.next_state(kind, live))
+            .change(kind, namespace, name, door, writer, Record::Update, |live| patch.next_state(kind, live))
             .await?;
         Ok((changed, Outcome::Updated))
     }
@@ -228,9 +212,6 @@ impl Objects {
         door: Door,
         writer: &Writer,
     ) -> Result<(Arc<Value>, Outcome), Failure> {
-        let mut object = strategy::typed(kind, object.clone())?;
-        notes::conform(kind, &mut object, Source::Patch, writer.validation, &writer.notes)?;
-        let object = &object;
         let mut attempt = 0;
         loop {
             let live = self.store.get(&kind.key(namespace, name)).map(|it| present(kind, it.value));
@@ -341,11 +322,7 @@ impl Objects {
         for _ in 0..ATTEMPTS_MAX {
             let live = self.entry(kind, namespace, name)?;
             let old = present(kind, live.value.clone());
-            let mut asked = strategy::typed(kind, next(&old)?)?;
-            if record != Record::Done {
-                let source = if record == Record::Patch { Source::Patch } else { Source::Body };
-                notes::conform(kind, &mut asked, source, writer.validation, &writer.notes)?;
-            }
+            let asked = next(&old)?;
             let stated = text(&asked, "/metadata/resourceVersion");
             if !stated.is_empty() && stated != text(&old, "/metadata/resourceVersion") {
                 return Err(Failure::modified(kind, name));
@@ -355,7 +332,7 @@ impl Objects {
                 Door::Object | Door::Scale => strategy::update(kind, &old, asked, now)?,
                 Door::Status => strategy::update_status(kind, &old, asked)?,
             };
-            if record != Record::Done {
+            if record == Record::Update {
                 patch::record(kind, Some(&old), &mut new, door, writer, now);
             }
             if strategy::is_same(&old, &new) {
