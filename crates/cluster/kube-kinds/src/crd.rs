@@ -51,6 +51,7 @@ pub fn kinds_of(definition: &Value) -> Vec<Kind> {
                 has_generation: true,
                 names: NameRule::Subdomain,
                 default: defaults::nothing,
+                carry: |_, _| {},
                 validate: validation::nothing,
                 field: crate::table::no_field,
                 columns: columns_of(version),

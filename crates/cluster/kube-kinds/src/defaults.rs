@@ -217,14 +217,21 @@ pub fn service(object: &mut Value) {
     let Some(spec) = spec_of(object) else { return };
     set(spec, "type", "ClusterIP");
     set(spec, "sessionAffinity", "None");
-    set(spec, "internalTrafficPolicy", "Cluster");
+    if spec["sessionAffinity"] == "ClientIP" {
+        set(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10_800}}));
+    } else {
+        spec.remove("sessionAffinityConfig");
+    }
     if spec["type"] != "ExternalName" {
-        // There is no virtual address yet on this node; saying "None" is true, inventing one is not.
-        set(spec, "clusterIP", "None");
+        set(spec, "internalTrafficPolicy", "Cluster");
         set(spec, "ipFamilies", json!(["IPv4"]));
         set(spec, "ipFamilyPolicy", "SingleStack");
-        let address = spec["clusterIP"].clone();
-        set(spec, "clusterIPs", json!([address]));
+    }
+    if spec["type"] == "NodePort" || spec["type"] == "LoadBalancer" {
+        set(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if spec["type"] == "LoadBalancer" {
+        set(spec, "allocateLoadBalancerNodePorts", true);
     }
     for port in items(spec, "ports") {
         set(port, "protocol", "TCP");

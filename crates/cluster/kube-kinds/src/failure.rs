@@ -48,6 +48,10 @@ impl Cause {
         }
     }
 
+    pub fn forbidden(field: &str, detail: &str) -> Cause {
+        Cause { reason: "FieldValueForbidden", message: format!("Forbidden: {detail}"), field: field.into() }
+    }
+
     pub fn duplicate(field: &str, value: &Value) -> Cause {
         Cause {
             reason: "FieldValueDuplicate",

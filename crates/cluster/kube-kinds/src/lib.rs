@@ -17,6 +17,7 @@ pub mod jsonpath;
 mod kinds;
 pub mod quantity;
 pub mod selector;
+pub mod service;
 pub mod strategy;
 pub mod table;
 pub mod time;
@@ -48,6 +49,8 @@ pub struct Kind {
     pub has_generation: bool,
     pub names: NameRule,
     pub default: fn(&mut Value),
+    /// Takes over from the old state what an update leaves unsaid and means to keep.
+    pub carry: fn(&Value, &mut Value),
     pub validate: fn(&Value, Option<&Value>, &mut Vec<Cause>),
     /// Value of a field in a field selector; `None` when the kind does not support the field.
     pub field: fn(&Value, &str) -> Option<String>,

@@ -84,6 +84,7 @@ pub fn update(kind: &Kind, old: &Value, object: Value, now: Timestamp) -> Result
         carry(old, &mut object, "status");
     }
     finish(kind, &mut object);
+    (kind.carry)(old, &mut object);
     if kind.is_crd() && old["spec"] != object["spec"] {
         object["status"] = crd::established_status(&object, &time::format(now));
     }

@@ -65,6 +65,7 @@ fn rows() -> Vec<Kind> {
         },
         Kind {
             default: defaults::service,
+            carry: crate::service::carry_over,
             validate: validation::service,
             names: NameRule::ServiceName,
             columns: columns::SERVICE,
@@ -202,6 +203,7 @@ pub(crate) fn row(
         has_generation: false,
         names: NameRule::Subdomain,
         default: defaults::nothing,
+        carry: |_, _| {},
         validate: validation::nothing,
         field: no_field,
         columns: Columns::NAME_AND_AGE,
@@ -216,18 +218,13 @@ pub(crate) fn no_warnings(_: &Value) -> Vec<String> {
     Vec::new()
 }
 
-/// Services are reached through routes; there are no virtual addresses and node ports yet.
 fn service_warnings(service: &Value) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let kind = text(service, "/spec/type");
-    if kind != "ClusterIP" {
-        warnings.push(format!("spec.type {kind} is stored but not acted on by this node: use an HTTPRoute"));
+    match text(service, "/spec/type") {
+        "LoadBalancer" => vec![
+            "spec.type LoadBalancer: there is no load balancer on this node, the service is reached by its node ports".into(),
+        ],
+        _ => Vec::new(),
     }
-    let address = text(service, "/spec/clusterIP");
-    if !["", "None"].contains(&address) {
-        warnings.push(format!("spec.clusterIP {address} is stored but not reachable on this node"));
-    }
-    warnings
 }
 
 pub(crate) fn no_field(_: &Value, _: &str) -> Option<String> {

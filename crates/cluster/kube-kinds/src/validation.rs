@@ -330,22 +330,128 @@ pub fn job(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     }
 }
 
-pub fn service(object: &Value, _: Option<&Value>, causes: &mut Causes) {
+pub fn service(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     let spec = &object["spec"];
-    let kinds = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
+    let kinds = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
     if !kinds.iter().any(|it| spec["type"] == *it) {
         causes.push(Cause::unsupported("spec.type", &spec["type"], &kinds));
     }
+    if !["ClientIP", "None"].iter().any(|it| spec["sessionAffinity"] == *it) {
+        causes.push(Cause::unsupported(
+            "spec.sessionAffinity",
+            &spec["sessionAffinity"],
+            &["ClientIP", "None"],
+        ));
+    }
+    let external_name = spec["type"] == "ExternalName";
     let ports = list(object, "/spec/ports");
-    for (index, port) in ports.iter().enumerate() {
-        if !port["port"].as_i64().is_some_and(|it| (1..=65535).contains(&it)) {
-            let field = format!("spec.ports[{index}].port");
-            causes.push(Cause::invalid(&field, &port["port"], "must be between 1 and 65535, inclusive"));
+    if external_name {
+        let name = text(spec, "/externalName");
+        let name = name.strip_suffix('.').unwrap_or(name);
+        if name.is_empty() {
+            causes.push(Cause::required("spec.externalName", ""));
+        } else if let Err(why) = check_name(NameRule::Subdomain, &name.to_lowercase()) {
+            causes.push(Cause::invalid("spec.externalName", &spec["externalName"], why));
         }
-        if ports.len() > 1 && text(port, "/name").is_empty() {
-            causes.push(Cause::required(&format!("spec.ports[{index}].name"), ""));
+        if !text(spec, "/clusterIP").is_empty() {
+            causes
+                .push(Cause::forbidden("spec.clusterIPs[0]", "may not be set when `type` is 'ExternalName'"));
+        }
+    } else if ports.is_empty() && spec["clusterIP"] != "None" {
+        causes.push(Cause::required("spec.ports", ""));
+    }
+    labels(&spec["selector"], "spec.selector", causes);
+    let address = text(spec, "/clusterIP");
+    if !["", "None"].contains(&address) && address.parse::<std::net::IpAddr>().is_err() {
+        causes.push(Cause::invalid(
+            "spec.clusterIPs[0]",
+            &spec["clusterIP"],
+            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        ));
+    }
+    if spec["type"] == "LoadBalancer" || spec["type"] == "NodePort" {
+        if address == "None" {
+            let why = "may not be set to 'None' for LoadBalancer and NodePort services";
+            causes.push(Cause::invalid("spec.clusterIPs[0]", &spec["clusterIP"], why));
+        }
+        let policies = ["Cluster", "Local"];
+        if !policies.iter().any(|it| spec["externalTrafficPolicy"] == *it) {
+            causes.push(Cause::unsupported(
+                "spec.externalTrafficPolicy",
+                &spec["externalTrafficPolicy"],
+                &policies,
+            ));
         }
     }
+    if spec["ipFamilyPolicy"] == "RequireDualStack" || list(spec, "/ipFamilies").iter().any(|it| it == "IPv6")
+    {
+        let why = "this cluster has IPv4 addresses only";
+        causes.push(Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], why));
+    }
+    let mut names: Vec<&str> = Vec::new();
+    let mut numbers: Vec<(&Value, &Value)> = Vec::new();
+    for (index, port) in ports.iter().enumerate() {
+        let at = format!("spec.ports[{index}]");
+        if !port["port"].as_i64().is_some_and(|it| (1..=65535).contains(&it)) {
+            causes.push(Cause::invalid(&format!("{at}.port"), &port["port"], PORT_NUMBER));
+        }
+        let name = text(port, "/name");
+        if ports.len() > 1 && name.is_empty() {
+            causes.push(Cause::required(&format!("{at}.name"), ""));
+        } else if !name.is_empty() && check_name(NameRule::Label, name).is_err() {
+            let why = check_name(NameRule::Label, name).expect_err("checked above");
+            causes.push(Cause::invalid(&format!("{at}.name"), &port["name"], why));
+        } else if !name.is_empty() && names.contains(&name) {
+            causes.push(Cause::duplicate(&format!("{at}.name"), &port["name"]));
+        }
+        names.push(name);
+        let protocols = ["SCTP", "TCP", "UDP"];
+        if !protocols.iter().any(|it| port["protocol"] == *it) {
+            causes.push(Cause::unsupported(&format!("{at}.protocol"), &port["protocol"], &protocols));
+        }
+        match &port["targetPort"] {
+            Value::Number(number) if !number.as_i64().is_some_and(|it| (1..=65535).contains(&it)) => {
+                causes.push(Cause::invalid(&format!("{at}.targetPort"), &port["targetPort"], PORT_NUMBER));
+            }
+            Value::String(name) if !is_port_name(name) => {
+                causes.push(Cause::invalid(&format!("{at}.targetPort"), &port["targetPort"], PORT_NAME));
+            }
+            _ => {}
+        }
+        let number = (&port["port"], &port["protocol"]);
+        if numbers.contains(&number) {
+            causes.push(Cause::duplicate(&at, port));
+        }
+        numbers.push(number);
+        let may = matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"));
+        if !may && crate::int(port, "/nodePort") != 0 {
+            causes.push(Cause::forbidden(
+                &format!("{at}.nodePort"),
+                "may not be used when `type` is 'ClusterIP'",
+            ));
+        }
+    }
+    if let Some(old) = old
+        && old["spec"]["type"] != "ExternalName"
+        && !external_name
+        && !text(old, "/spec/clusterIP").is_empty()
+        && old["spec"]["clusterIP"] != spec["clusterIP"]
+    {
+        causes.push(Cause::invalid("spec.clusterIPs[0]", &spec["clusterIP"], "may not change once set"));
+    }
+}
+
+const PORT_NUMBER: &str = "must be between 1 and 65535, inclusive";
+const PORT_NAME: &str = "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-), at least one letter, and be no more than 15 characters";
+
+/// An IANA service name: `http`, `web-1`.
+fn is_port_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name.chars().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == '-')
+        && name.contains(|it: char| it.is_ascii_lowercase())
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && !name.contains("--")
 }
 
 pub fn config_map(object: &Value, old: Option<&Value>, causes: &mut Causes) {

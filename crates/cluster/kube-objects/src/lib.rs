@@ -6,6 +6,7 @@
 //!
 //! Not here: HTTP, authentication, discovery (see `kube-api`).
 
+mod admission;
 mod events;
 mod patch;
 mod registry;
@@ -33,6 +34,7 @@ const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 #[derive(Clone)]
 pub struct Objects {
     store: Store,
+    locks: admission::Locks,
 }
 
 /// Which part of an object a write concerns.
@@ -90,7 +92,7 @@ pub enum Outcome {
 
 impl Objects {
     pub fn new(store: Store) -> Objects {
-        Objects { store }
+        Objects { store, locks: Default::default() }
     }
 
     pub fn store(&self) -> &Store {
@@ -140,8 +142,9 @@ impl Objects {
                 suffix: &suffix,
                 now: Timestamp::now(),
             };
-            let new = strategy::create(kind, object.clone(), &birth)?;
+            let mut new = strategy::create(kind, object.clone(), &birth)?;
             self.check_namespace(kind, namespace, name(&new))?;
+            let _held = self.settle(kind, None, &mut new).await?;
             match self.put(kind, &new, Expected::Absent, writer).await {
                 // A generated name that is taken: throw the dice again.
                 Err(failure) if failure.is_already_exists() && generated && attempt < ATTEMPTS_MAX => {
@@ -335,6 +338,10 @@ impl Objects {
             if record == Record::Update {
                 patch::record(kind, Some(&old), &mut new, door, writer, now);
             }
+            let _held = match door {
+                Door::Status => Default::default(),
+                _ => self.settle(kind, Some(&old), &mut new).await?,
+            };
             if strategy::is_same(&old, &new) {
                 return Ok(old);
             }
