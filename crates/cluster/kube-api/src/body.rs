@@ -2,22 +2,22 @@
 
 use axum::body::Body;
 use http::{HeaderMap, header};
-use kube_kinds::Failure;
+use kube_kinds::{Failure, decode};
 use kube_objects::Patch;
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Number, Value};
 
-use crate::request::Parameters;
+use crate::request::Call;
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// Kubernetes' own limit.
 const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 /// A body that must be there.
-pub(crate) async fn object(headers: &HeaderMap, body: Body) -> Result<Value, Failure> {
+pub(crate) async fn object(call: &Call, body: Body) -> Result<Value, Failure> {
     let bytes = read(body).await?;
-    match media_type(headers) {
-        "application/json" | "" => from_json(&bytes),
+    match media_type(&call.headers) {
+        "application/json" | "" => noted(call, &bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => from_yaml(&bytes),
         PROTOBUF => from_protobuf(&bytes),
         other => Err(unsupported(other)),
@@ -37,21 +37,18 @@ pub(crate) async fn optional(headers: &HeaderMap, body: Body) -> Result<Value, F
     }
 }
 
-pub(crate) async fn patch(
-    headers: &HeaderMap,
-    parameters: &Parameters,
-    body: Body,
-) -> Result<Patch, Failure> {
+pub(crate) async fn patch(call: &Call, body: Body) -> Result<Patch, Failure> {
+    let parameters = &call.parameters;
     let bytes = read(body).await?;
-    match media_type(headers) {
+    match media_type(&call.headers) {
         "application/json-patch+json" => from_json(&bytes).map(Patch::Json),
-        "application/merge-patch+json" => from_json(&bytes).map(Patch::Merge),
-        "application/strategic-merge-patch+json" => from_json(&bytes).map(Patch::Strategic),
+        "application/merge-patch+json" => noted(call, &bytes).map(Patch::Merge),
+        "application/strategic-merge-patch+json" => noted(call, &bytes).map(Patch::Strategic),
         "application/apply-patch+yaml" => {
             if parameters.get("fieldManager").is_none() {
                 return Err(Failure::bad_request("fieldManager is required for apply patch"));
             }
-            let object = from_json(&bytes).or_else(|_| from_yaml(&bytes))?;
+            let object = noted(call, &bytes).or_else(|_| from_yaml(&bytes))?;
             Ok(Patch::Apply { object, force: parameters.is_set("force") })
         }
         other => Err(unsupported(other)),
@@ -78,6 +75,13 @@ fn unsupported(media: &str) -> Failure {
 fn from_protobuf(bytes: &[u8]) -> Result<Value, Failure> {
     kube_tables::decode(bytes)
         .map_err(|error| Failure::bad_request(format!("the protobuf body cannot be read: {error}")))
+}
+
+/// JSON whose duplicate fields are noted.
+fn noted(call: &Call, bytes: &[u8]) -> Result<Value, Failure> {
+    let (value, duplicates) = decode::parse(bytes)?;
+    call.notes.found_duplicates(duplicates);
+    Ok(value)
 }
 
 fn from_json(bytes: &[u8]) -> Result<Value, Failure> {

@@ -17,7 +17,7 @@ const RETRY_SECONDS: u64 = 10;
 const ATTEMPTS_MAX: usize = 32;
 
 pub(crate) async fn evict(call: Call, body: Body) -> Result<Response, Failure> {
-    let eviction = body::object(&call.headers, body).await?;
+    let eviction = body::optional(&call.headers, body).await?;
     let given = text(&eviction, "/metadata/name");
     if !given.is_empty() && given != call.name() {
         return Err(Failure::bad_request(format!(

@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::{HeaderMap, Method, Request, Uri, header};
 use kube_kinds::selector::{FieldSelector, LabelSelector};
 use kube_kinds::{Failure, Kind};
-use kube_objects::{Mode, Writer};
+use kube_objects::{Mode, Notes, Validation, Writer};
 
 use crate::auth::{Attributes, User, rbac, reviews};
 use crate::{
@@ -60,6 +60,8 @@ pub(crate) struct Call {
     pub method: Method,
     pub parameters: Parameters,
     pub headers: HeaderMap,
+    /// What the client is told beside the answer.
+    pub notes: Notes,
 }
 
 impl Call {
@@ -85,7 +87,12 @@ impl Call {
         };
         let agent = self.headers.get(header::USER_AGENT).and_then(|it| it.to_str().ok()).unwrap_or("unknown");
         let agent = agent.split(['/', ' ']).next().unwrap_or("unknown");
-        Ok(Writer { manager: self.parameters.get("fieldManager").unwrap_or(agent).to_string(), mode })
+        Ok(Writer {
+            mode,
+            validation: Validation::parse(self.parameters.get("fieldValidation"))?,
+            notes: self.notes.clone(),
+            ..Writer::new(self.parameters.get("fieldManager").unwrap_or(agent))
+        })
     }
 }
 
@@ -130,7 +137,7 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
         if parts.method != Method::POST || name.is_some() {
             return Err(method_not_allowed());
         }
-        let body = body::object(&parts.headers, body).await?;
+        let body = body::optional(&parts.headers, body).await?;
         let answered = reviews::answer(&api, &user, review, namespace.unwrap_or(""), body)?;
         return Ok(answer::json(201, &answered));
     }
@@ -155,6 +162,7 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
         method: parts.method.clone(),
         parameters,
         headers: parts.headers.clone(),
+        notes: Notes::default(),
     };
     match (call.name.is_some(), subresource) {
         (false, []) => collection(call, &parts.method, body).await,
@@ -271,7 +279,7 @@ async fn collection(call: Call, method: &Method, body: Body) -> Result<Response,
         Method::GET if call.parameters.is_set("watch") => read::watch(call),
         Method::GET => read::list(&call),
         Method::POST => {
-            let body = body::object(&call.headers, body).await?;
+            let body = body::object(&call, body).await?;
             write::create(&call, body).await
         }
         Method::DELETE => {
@@ -287,11 +295,11 @@ async fn object(call: Call, method: &Method, body: Body) -> Result<Response, Fai
         Method::GET if call.parameters.is_set("watch") => read::watch(call),
         Method::GET => read::get(&call),
         Method::PUT => {
-            let body = body::object(&call.headers, body).await?;
+            let body = body::object(&call, body).await?;
             write::replace(&call, body).await
         }
         Method::PATCH => {
-            let patch = body::patch(&call.headers, &call.parameters, body).await?;
+            let patch = body::patch(&call, body).await?;
             write::patch(&call, patch).await
         }
         Method::DELETE => {

@@ -18,7 +18,7 @@ const SECONDS_MAX: i64 = 1 << 32;
 /// `POST serviceaccounts/NAME/token`: a TokenRequest comes back with its token.
 pub(crate) async fn create(call: Call, body: Body) -> Result<Response, Failure> {
     let account = call.api.objects().get(&call.kind, call.namespace(), call.name())?;
-    let mut request = body::object(&call.headers, body).await?;
+    let mut request = body::optional(&call.headers, body).await?;
     let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(SECONDS_DEFAULT);
     let wrong = |detail: &str| {
         static REQUEST: LazyLock<&kube_kinds::Kind> = LazyLock::new(|| {

@@ -69,11 +69,11 @@ pub(crate) async fn status(call: Call, method: &Method, body: Body) -> Result<Re
     match *method {
         Method::GET => crate::read::get(&call),
         Method::PUT => {
-            let object = body::object(&call.headers, body).await?;
+            let object = body::object(&call, body).await?;
             write(&call, object, Door::Status).await
         }
         Method::PATCH => {
-            let patch = body::patch(&call.headers, &call.parameters, body).await?;
+            let patch = body::patch(&call, body).await?;
             change(&call, patch, Door::Status).await
         }
         _ => Err(method_not_allowed()),
@@ -130,8 +130,8 @@ pub(crate) async fn scale(call: Call, method: &Method, body: Body) -> Result<Res
     let current = scale_of(&call.kind, &live);
     let asked = match *method {
         Method::GET => return Ok(answer::json(200, &current)),
-        Method::PUT => body::object(&call.headers, body).await?,
-        Method::PATCH => match body::patch(&call.headers, &call.parameters, body).await? {
+        Method::PUT => body::object(&call, body).await?,
+        Method::PATCH => match body::patch(&call, body).await? {
             Patch::Json(patch) => kube_patch::json(&current, &patch)
                 .map_err(|error| Failure::new(422, "Invalid", error.to_string()))?,
             Patch::Merge(patch) | Patch::Strategic(patch) | Patch::Apply { object: patch, .. } => {
@@ -190,7 +190,7 @@ fn scale_of(kind: &Kind, object: &Value) -> Value {
 
 /// Lets a namespace go: only its finalizers change.
 pub(crate) async fn finalize(call: Call, body: Body) -> Result<Response, Failure> {
-    let asked = body::object(&call.headers, body).await?;
+    let asked = body::object(&call, body).await?;
     let finalizers = asked["spec"]["finalizers"].clone();
     let writer = call.writer()?;
     let new = call
@@ -205,7 +205,7 @@ pub(crate) async fn finalize(call: Call, body: Body) -> Result<Response, Failure
 }
 
 pub(crate) async fn binding(call: Call, body: Body) -> Result<Response, Failure> {
-    let binding = body::object(&call.headers, body).await?;
+    let binding = body::object(&call, body).await?;
     let node = text(&binding, "/target/name");
     if node.is_empty() {
         return Err(Failure::bad_request("target.name must name a node"));
@@ -222,7 +222,7 @@ fn respond(call: &Call, code: u16, object: &std::sync::Arc<Value>) -> Result<Res
     let shown = form.object(&call.kind, &present(&call.kind, object.clone()), true);
     let mut response = answer::json(code, &shown);
     if call.method != Method::DELETE {
-        for warning in (call.kind.warnings)(object) {
+        for warning in call.notes.warnings().into_iter().chain((call.kind.warnings)(object)) {
             if let Ok(value) = format!("299 - {warning:?}").parse() {
                 response.headers_mut().append(header::WARNING, value);
             }

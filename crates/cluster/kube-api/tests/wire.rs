@@ -461,3 +461,30 @@ async fn what_clients_ask_before_they_apply_is_named_by_its_content() {
     let binary = server.send("GET", "/openapi/v2", &accept, "").await;
     assert!(binary.headers()["content-type"].to_str().unwrap().contains("protobuf"));
 }
+
+#[tokio::test]
+async fn unknown_and_duplicate_fields_are_refused_told_or_left_out() {
+    let server = Server::start().await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let body = r#"{"metadata": {"name": "c", "odd": 1}, "data": {"a": "1"}, "data": {"a": "2"}, "dta": {}}"#;
+    let (code, refused) =
+        server.call("POST", &format!("{path}?fieldValidation=Strict"), "application/json", body).await;
+    assert_eq!(code, 400);
+    let message = refused["message"].as_str().expect("text");
+    assert!(
+        message.ends_with(
+            r#"strict decoding error: unknown field "dta", unknown field "metadata.odd", duplicate field "data""#
+        ),
+        "{message}"
+    );
+    let (code, made) = server.call("POST", path, "application/json", body).await;
+    assert_eq!(code, 201);
+    assert_eq!(made["data"]["a"], "2");
+    assert!(made["dta"].is_null() && made["metadata"]["odd"].is_null());
+    let patch = r#"{"dta": 1}"#;
+    let (code, refused) = server
+        .call("PATCH", &format!("{path}/c?fieldValidation=Strict"), "application/merge-patch+json", patch)
+        .await;
+    assert_eq!(code, 422);
+    assert!(refused["message"].as_str().expect("text").contains(r#"unknown field "dta""#), "{refused}");
+}

@@ -1,7 +1,7 @@
 //! Kinds that users declare: a CustomResourceDefinition becomes rows of the table, and its schema
 //! fills in defaults and finds mistakes.
 //!
-//! Not yet here: CEL rules, pruning of unknown fields (they are kept), formats.
+//! Not yet here: CEL rules, formats.
 
 use std::sync::Arc;
 
@@ -105,6 +105,74 @@ pub fn established_status(definition: &Value, now: &str) -> Value {
             condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
         ],
     })
+}
+
+/// Takes out what the schema does not know, and names it: `unknown field "spec.x"`.
+pub(crate) fn prune(object: &mut Value, schema: &Value, findings: &mut Vec<String>) {
+    prune_at(object, schema, "", true, findings, 0);
+}
+
+fn prune_at(
+    value: &mut Value,
+    schema: &Value,
+    at: &str,
+    is_resource: bool,
+    findings: &mut Vec<String>,
+    depth: usize,
+) {
+    if depth > SCHEMA_DEPTH_MAX {
+        return;
+    }
+    let embedded = |schema: &Value| schema["x-kubernetes-embedded-resource"] == true;
+    match value {
+        Value::Object(fields) => {
+            let (properties, free) = (&schema["properties"], &schema["additionalProperties"]);
+            let keeps =
+                schema["x-kubernetes-preserve-unknown-fields"] == true || *free == true || free.is_object();
+            fields.retain(|name, _| {
+                let known = keeps
+                    || properties.get(name).is_some()
+                    || (is_resource && ["apiVersion", "kind", "metadata"].contains(&name.as_str()));
+                if !known {
+                    findings.push(format!("unknown field {:?}", join(at, name)));
+                }
+                known
+            });
+            for (name, field) in fields {
+                if is_resource && name == "metadata" {
+                    if !at.is_empty() {
+                        prune_metadata(field, &join(at, name), findings);
+                    }
+                    continue;
+                }
+                let place = properties.get(name).unwrap_or(free);
+                if place.is_object() {
+                    prune_at(field, place, &join(at, name), embedded(place), findings, depth + 1);
+                }
+            }
+        }
+        Value::Array(items) if schema["items"].is_object() => {
+            for (index, item) in items.iter_mut().enumerate() {
+                let place = &schema["items"];
+                prune_at(item, place, &format!("{at}[{index}]"), embedded(place), findings, depth + 1);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The metadata of an object within an object.
+fn prune_metadata(metadata: &mut Value, at: &str, findings: &mut Vec<String>) {
+    let (Some(fields), Some(known)) = (metadata.as_object_mut(), crate::decode::metadata_schema()) else {
+        return;
+    };
+    fields.retain(|name, _| {
+        let is_known = known.property(name).is_some();
+        if !is_known {
+            findings.push(format!("unknown field {:?}", join(at, name)));
+        }
+        is_known
+    });
 }
 
 /// Fills in the defaults of a schema.

@@ -121,6 +121,21 @@ impl Failure {
         }
     }
 
+    /// A patch whose result is not an object of its kind.
+    pub fn invalid_patch(why: &str) -> Failure {
+        let cause = Cause {
+            reason: "FieldValueInvalid",
+            message: format!("Invalid value: {why}"),
+            field: "patch".into(),
+        };
+        Failure {
+            code: 422,
+            reason: "Invalid",
+            message: format!(" \"\" is invalid: patch: {}", cause.message),
+            details: json!({"causes": [{"reason": cause.reason, "message": cause.message, "field": cause.field}]}),
+        }
+    }
+
     pub fn expired(message: impl Into<String>) -> Failure {
         Failure::new(410, "Expired", message)
     }

@@ -11,6 +11,7 @@
 
 pub mod columns;
 pub mod crd;
+pub mod decode;
 pub mod defaults;
 pub mod failure;
 pub mod jsonpath;

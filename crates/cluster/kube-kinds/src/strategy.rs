@@ -26,12 +26,11 @@ pub struct Birth<'a> {
     pub now: Timestamp,
 }
 
-/// An object as a client means it: of this kind, with its defaults.
-pub fn complete(kind: &Kind, object: Value) -> Result<Value, Failure> {
-    let mut object = typed(kind, object)?;
-    metadata_of(&mut object)?;
-    finish(kind, &mut object);
-    Ok(object)
+/// Fills in what the client has left out.
+pub fn complete(kind: &Kind, object: &mut Value) -> Result<(), Failure> {
+    metadata_of(object)?;
+    finish(kind, object);
+    Ok(())
 }
 
 /// A new object: complete, named, checked.
@@ -313,7 +312,7 @@ fn add_finalizer(object: &mut Value, finalizer: &str) {
 }
 
 /// The object with `apiVersion` and `kind` of the path, which it must not contradict.
-fn typed(kind: &Kind, mut object: Value) -> Result<Value, Failure> {
+pub fn typed(kind: &Kind, mut object: Value) -> Result<Value, Failure> {
     let Some(fields) = object.as_object_mut() else {
         return Err(Failure::bad_request("the body must be an object"));
     };

@@ -8,6 +8,7 @@
 
 mod admission;
 mod events;
+mod notes;
 mod patch;
 mod registry;
 
@@ -22,8 +23,11 @@ use rand::Rng;
 use serde_json::{Value, json};
 
 pub use events::{EventType, involved};
+pub use notes::{Notes, Validation};
 pub use patch::Patch;
 pub use registry::Registry;
+
+use notes::Source;
 
 /// A write that keeps losing the race against others gives up after this many attempts.
 const ATTEMPTS_MAX: usize = 32;
@@ -51,6 +55,9 @@ pub enum Door {
 pub struct Writer {
     pub manager: String,
     pub mode: Mode,
+    pub validation: Validation,
+    /// Where to say what was odd.
+    pub notes: Notes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +69,12 @@ pub enum Mode {
 
 impl Writer {
     pub fn new(manager: &str) -> Writer {
-        Writer { manager: manager.to_string(), mode: Mode::Commit }
+        Writer {
+            manager: manager.to_string(),
+            mode: Mode::Commit,
+            validation: Validation::Ignore,
+            notes: Notes::default(),
+        }
     }
 }
 
@@ -70,6 +82,8 @@ impl Writer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Record {
     Update,
+    /// The same, for a state that a patch has made.
+    Patch,
     /// The next state comes with it.
     Done,
 }
@@ -119,7 +133,9 @@ impl Objects {
         object: Value,
         writer: &Writer,
     ) -> Result<Arc<Value>, Failure> {
-        let mut object = strategy::complete(kind, object)?;
+        let mut object = strategy::typed(kind, object)?;
+        notes::conform(kind, &mut object, Source::Body, writer.validation, &writer.notes)?;
+        strategy::complete(kind, &mut object)?;
         patch::record(kind, None, &mut object, Door::Object, writer, Timestamp::now());
         self.create_recorded(kind, namespace, object, writer).await
     }
@@ -200,7 +216,7 @@ impl Objects {
             return self.apply(kind, namespace, name, object, *force, door, writer).await;
         }
         let changed = self
-            .change(kind, namespace, name, door, writer, Record::Update, |live| patch.next_state(kind, live))
+            .change(kind, namespace, name, door, writer, Record::Patch, |live| patch.next_state(kind, live))
             .await?;
         Ok((changed, Outcome::Updated))
     }
@@ -215,6 +231,9 @@ impl Objects {
         door: Door,
         writer: &Writer,
     ) -> Result<(Arc<Value>, Outcome), Failure> {
+        let mut object = strategy::typed(kind, object.clone())?;
+        notes::conform(kind, &mut object, Source::Patch, writer.validation, &writer.notes)?;
+        let object = &object;
         let mut attempt = 0;
         loop {
             let live = self.store.get(&kind.key(namespace, name)).map(|it| present(kind, it.value));
@@ -325,7 +344,11 @@ impl Objects {
         for _ in 0..ATTEMPTS_MAX {
             let live = self.entry(kind, namespace, name)?;
             let old = present(kind, live.value.clone());
-            let asked = next(&old)?;
+            let mut asked = strategy::typed(kind, next(&old)?)?;
+            if record != Record::Done {
+                let source = if record == Record::Patch { Source::Patch } else { Source::Body };
+                notes::conform(kind, &mut asked, source, writer.validation, &writer.notes)?;
+            }
             let stated = text(&asked, "/metadata/resourceVersion");
             if !stated.is_empty() && stated != text(&old, "/metadata/resourceVersion") {
                 return Err(Failure::modified(kind, name));
@@ -335,7 +358,7 @@ impl Objects {
                 Door::Object | Door::Scale => strategy::update(kind, &old, asked, now)?,
                 Door::Status => strategy::update_status(kind, &old, asked)?,
             };
-            if record == Record::Update {
+            if record != Record::Done {
                 patch::record(kind, Some(&old), &mut new, door, writer, now);
             }
             let _held = match door {

@@ -68,6 +68,9 @@ fn applies(it: &Case) {
         assert!(explained.contains("replicas <integer>") && explained.contains("pods"), "{explained}");
         let shown = run(it, kubectl, &["get", "deploy,svc"]);
         assert!(shown.contains("UP-TO-DATE") && shown.contains("CLUSTER-IP"), "{shown}");
+        let wrong = second.replace("replicas: 2", "replicas: 2\n  replica: 2");
+        let refused = try_run(it, kubectl, &["apply", "-f", "-"], &wrong);
+        assert!(text(&refused).contains("unknown field \"spec.replica\""), "{}", text(&refused));
         run(it, kubectl, &["set", "env", "deployment/front", &format!("ROUND={round}")]);
         run(it, kubectl, &["rollout", "status", "deployment/front", "--timeout=90s"]);
         let history = run(it, kubectl, &["rollout", "history", "deployment/front"]);
