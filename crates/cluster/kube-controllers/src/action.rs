@@ -64,6 +64,12 @@ pub enum Action {
         pod: String,
         uid: String,
     },
+    /// Where a pod will be when those have gone that are in its way.
+    Nominate {
+        namespace: String,
+        pod: String,
+        node: String,
+    },
     Bind {
         namespace: String,
         pod: String,
@@ -245,6 +251,13 @@ async fn execute_one(objects: &Objects, action: Action, writer: &Writer) -> Resu
                 DeleteOptions { grace_seconds: Some(0), uid: Some(uid), ..DeleteOptions::default() };
             let pods = crate::action::kind("", "Pod");
             gone_is_fine(objects.delete(&pods, &namespace, &pod, &options, writer).await)?;
+        }
+        Action::Nominate { namespace, pod, node } => {
+            let pods = crate::action::kind("", "Pod");
+            let write = objects.edit(&pods, &namespace, &pod, Door::Status, writer, |object| {
+                object["status"]["nominatedNodeName"] = json!(node);
+            });
+            gone_is_fine(write.await)?;
         }
         Action::Bind { namespace, pod, node } => {
             gone_is_fine(objects.bind(&namespace, &pod, &node, writer).await)?;

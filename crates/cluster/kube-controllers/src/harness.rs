@@ -170,7 +170,7 @@ fn look_at_everything(controller: &dyn Controller, view: &View<'_>, queue: &mut 
     watcher
 }
 
-async fn sleep_until(at: Option<Instant>) {
+pub async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

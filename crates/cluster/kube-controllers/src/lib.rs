@@ -35,6 +35,7 @@ mod pods;
 mod replica_set;
 mod scheduler;
 mod service_accounts;
+pub mod simulate;
 mod stateful_set;
 mod volumes;
 
@@ -77,7 +78,6 @@ fn controllers(settings: &Settings) -> Vec<Box<dyn Controller>> {
         Box::new(autoscale::Autoscalers { usage, past: Mutex::default() }),
         Box::new(disruption::DisruptionBudgets),
         Box::new(endpoints::EndpointSlices),
-        Box::new(scheduler::Scheduler),
         Box::new(volumes::Volumes { directory: volumes }),
         Box::new(node_lifecycle::NodeLifecycle { started: Timestamp::now() }),
         Box::new(service_accounts::ServiceAccounts { cluster_ca }),
@@ -91,10 +91,11 @@ fn controllers(settings: &Settings) -> Vec<Box<dyn Controller>> {
 /// was doing.
 pub fn start(store: Store, settings: Settings, shutdown: CancellationToken) -> JoinHandle<()> {
     let objects = Objects::new(store);
-    let running: Vec<JoinHandle<()>> = controllers(&settings)
+    let mut running: Vec<JoinHandle<()>> = controllers(&settings)
         .into_iter()
         .map(|it| tokio::spawn(harness::run(it, objects.clone(), shutdown.clone())))
         .collect();
+    running.push(tokio::spawn(scheduler::run(objects.clone(), shutdown)));
     tokio::spawn(async move {
         if settings.volumes.is_some() {
             offer_local_path(&objects).await;

@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use crate::action::{Plan, kind};
 use crate::harness::{Controller, Touched, View};
 
+pub use claim::allows;
+
 /// The class that a fresh cluster has.
 pub const CLASS: &str = "local-path";
 pub const PROVISIONER: &str = "naru.dev/local-path";
