@@ -4,11 +4,14 @@
 use async_trait::async_trait;
 use kube_api::{
     AttachRequest, Connection, ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams, StreamError,
-    Usage,
 };
+use kube_controllers::{Usage, Used};
 use naru_image::ImageStore;
 use naru_node::{HostRoot, ImageError, ImageInfo, ImageService, Node, PullPolicy};
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// The node asks, package answers.
 pub struct Images(pub ImageStore);
@@ -126,9 +129,9 @@ impl NodeStreams for Streams {
         Ok(Box::new(stream))
     }
 
-    async fn usage(&self) -> Vec<Usage> {
+    async fn usage(&self) -> Vec<kube_api::Usage> {
         let node = self.0.node_stats().await;
-        let mut all = vec![Usage {
+        let mut all = vec![kube_api::Usage {
             namespace: String::new(),
             name: node.name,
             container: String::new(),
@@ -137,7 +140,7 @@ impl NodeStreams for Streams {
             window: node.window,
         }];
         for pod in self.0.stats().await {
-            all.extend(pod.containers.into_iter().map(|it| Usage {
+            all.extend(pod.containers.into_iter().map(|it| kube_api::Usage {
                 namespace: pod.namespace.clone(),
                 name: pod.pod.clone(),
                 container: it.name,
@@ -147,6 +150,41 @@ impl NodeStreams for Streams {
             }));
         }
         all
+    }
+}
+
+/// What pods used when it was last looked at, for the autoscaler.
+#[derive(Default)]
+pub struct Measured(Mutex<HashMap<(String, String), Vec<(String, Used)>>>);
+
+/// The rates behind the figures are averages over as much.
+const MEASURE_PERIOD: Duration = Duration::from_secs(10);
+
+impl Measured {
+    /// Measures for as long as the daemon runs.
+    pub async fn measure(self: Arc<Self>, node: Node) {
+        loop {
+            let used = |it: naru_node::ContainerStats| {
+                let used = Used {
+                    cpu_milli: i64::try_from(it.cpu_nanocores / 1_000_000).unwrap_or(i64::MAX),
+                    memory_bytes: i64::try_from(it.memory_bytes).unwrap_or(i64::MAX),
+                };
+                (it.name, used)
+            };
+            let pods = node.stats().await.into_iter();
+            let latest = pods
+                .map(|it| ((it.namespace, it.pod), it.containers.into_iter().map(used).collect()))
+                .collect();
+            *self.0.lock().expect("no code panics while it holds this lock") = latest;
+            tokio::time::sleep(MEASURE_PERIOD).await;
+        }
+    }
+}
+
+impl Usage for Measured {
+    fn of_pod(&self, namespace: &str, pod: &str) -> Option<Vec<(String, Used)>> {
+        let latest = self.0.lock().expect("no code panics while it holds this lock");
+        latest.get(&(namespace.to_owned(), pod.to_owned())).cloned()
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod http;
 
-use crate::adapters::{Images, Streams};
+use crate::adapters::{Images, Measured, Streams};
 use crate::cli::{Global, ServeArgs};
 use crate::connection::{self, Endpoints};
 use crate::error::{Context, Error, Result};
@@ -48,26 +48,31 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     );
 
     // The API, in-process first: nothing below knows that there is no network between.
-    let api = Api::open(kube_api::Config::new(data_dir.join("api"), env!("CARGO_PKG_VERSION")))?;
+    let exe = std::env::current_exe().context(|| "cannot find our own program".into())?;
+    let node_settings = NodeSettings { bridge: args.bridge.clone(), subnet: args.subnet.clone() };
+    node_settings.save(data_dir)?;
+    let node_config = node_settings.to_config(data_dir, exe.clone())?;
+    let mut api_config = kube_api::Config::new(data_dir.join("api"), env!("CARGO_PKG_VERSION"));
+    // Pods know the API by these.
+    api_config.extra_sans = vec![node_config.subnet.gateway().to_string(), kube_api::SERVICE_ADDRESS.into()];
+    let api = Api::open(api_config)?;
     api.prepare().await?;
     let client = in_process_client(&api);
     install_kinds(&client).await?;
+    let measured = Arc::new(Measured::default());
     let settings = kube_controllers::Settings {
         cluster_ca: Some(api.ca_certificate().to_string()),
         volumes: Some(data_dir.join("volumes")),
-        usage: None,
+        usage: Some(measured.clone()),
     };
     let controllers = kube_controllers::start(api.store(), settings, shutdown.clone());
 
     // Images, then the node that runs them.
     let images = ImageStore::open(image_config(data_dir, args)?)?;
-    let exe = std::env::current_exe().context(|| "cannot find our own program".into())?;
-    let node_config = NodeSettings { bridge: args.bridge.clone(), subnet: args.subnet.clone() };
-    node_config.save(data_dir)?;
-    let node_config = node_config.to_config(data_dir, exe.clone())?;
     let node = Node::start(node_config, client.clone(), Arc::new(Images(images.clone()))).await;
     let node = node.context(|| "the node cannot start".into())?;
     api.set_streams(Arc::new(Streams(node.clone())));
+    let measuring = tokio::spawn(measured.measure(node.clone()));
 
     // What listens. Pods reach git under the bridge's address.
     let listener = listen(args.listen).await?;
@@ -76,6 +81,11 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let pod_listener = if args.listen.ip().is_unspecified() { None } else { Some(listen(for_pods).await?) };
     let api_listener = listen(args.api).await?;
     let api_address = api_listener.local_addr()?;
+    // Pods reach the API by the service `kubernetes`, whose endpoint is the bridge's address.
+    let api_for_pods = SocketAddr::new(IpAddr::V4(node.bridge_address()), api_address.port());
+    let api_pod_listener =
+        if args.api.ip().is_unspecified() { None } else { Some(listen(api_for_pods).await?) };
+    api.publish(api_for_pods).await?;
     let gateway_listener = listen(args.gateway).await?;
     let gateway_address = gateway_listener.local_addr()?;
 
@@ -110,6 +120,10 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let mut servers = vec![tokio::spawn(http::serve(listener, router.clone(), shutdown.clone()))];
     if let Some(listener) = pod_listener {
         servers.push(tokio::spawn(http::serve(listener, router, shutdown.clone())));
+    }
+    if let Some(listener) = api_pod_listener {
+        let (api, shutdown) = (api.clone(), shutdown.clone());
+        servers.push(tokio::spawn(async move { api.serve(listener, shutdown).await }));
     }
     servers.push({
         let (api, shutdown) = (api.clone(), shutdown.clone());
@@ -169,6 +183,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     wait_for_signal().await?;
     tracing::info!("stopping; containers go on");
     shutdown.cancel();
+    measuring.abort();
     for stage in &stages {
         stage.abort();
     }

@@ -25,6 +25,7 @@ mod forward;
 mod metrics;
 mod openapi;
 mod proxy;
+mod publish;
 mod read;
 mod request;
 mod serve;
@@ -35,6 +36,7 @@ mod tokens;
 mod upgrade;
 mod write;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
@@ -48,6 +50,9 @@ pub use streams::{
     AttachRequest, Connection, ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams, StreamError,
     Usage,
 };
+
+/// The address of the service `kubernetes`, the first of the range that services get theirs from.
+pub const SERVICE_ADDRESS: &str = "10.96.0.1";
 
 /// Namespaces that exist from the start.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -143,6 +148,11 @@ impl Api {
             }
         }
         auth::bootstrap::write(self).await.map_err(|source| Error::InitialObjects { source })
+    }
+
+    /// Makes the service `kubernetes`, by which pods find the API at this address.
+    pub async fn publish(&self, address: SocketAddr) -> Result<(), Error> {
+        publish::publish(self, address).await.map_err(|source| Error::InitialObjects { source })
     }
 
     /// The whole API as a service that trusts its caller.
