@@ -7,7 +7,7 @@ use kube_api::{
 };
 use kube_controllers::{Usage, Used};
 use naru_image::ImageStore;
-use naru_node::{HostRoot, ImageError, ImageInfo, ImageService, Node, PullPolicy};
+use naru_node::{Credential, HostRoot, ImageError, ImageInfo, ImageService, Node, PullPolicy};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -18,13 +18,26 @@ pub struct Images(pub ImageStore);
 
 #[async_trait]
 impl ImageService for Images {
-    async fn ensure(&self, image: &str, policy: PullPolicy) -> Result<ImageInfo, ImageError> {
+    async fn ensure(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        credentials: &[Credential],
+    ) -> Result<ImageInfo, ImageError> {
+        let credentials: Vec<naru_image::Credential> = credentials
+            .iter()
+            .map(|it| naru_image::Credential {
+                registry: it.registry.clone(),
+                user: it.user.clone(),
+                password: it.password.clone(),
+            })
+            .collect();
         let pull = match policy {
             PullPolicy::Always => naru_image::PullPolicy::Always,
             PullPolicy::IfNotPresent => naru_image::PullPolicy::IfNotPresent,
             PullPolicy::Never => naru_image::PullPolicy::Never,
         };
-        let found = self.0.ensure(image, pull).await.map_err(|error| match error {
+        let found = self.0.ensure_with(image, pull, &credentials).await.map_err(|error| match error {
             naru_image::Error::Name(_) => ImageError::InvalidName { image: image.to_owned() },
             it if it.is_not_found() && policy == PullPolicy::Never => {
                 ImageError::NeverPull { image: image.to_owned() }

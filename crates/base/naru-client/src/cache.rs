@@ -48,11 +48,11 @@ impl Drop for Shared {
 }
 
 impl Cache {
-    pub(crate) fn start(client: Client, kind: Kind, namespace: Option<String>, selector: String) -> Self {
+    pub(crate) fn start(client: Client, kind: Kind, namespace: Option<String>, query: String) -> Self {
         let objects = Arc::new(RwLock::new(Objects::new()));
         // Version 0 means "not listed yet".
         let (changed, seen) = watch::channel(0u64);
-        let task = tokio::spawn(follow(client, kind, namespace, selector, Arc::clone(&objects), changed));
+        let task = tokio::spawn(follow(client, kind, namespace, query, Arc::clone(&objects), changed));
         Self { shared: Arc::new(Shared { objects, task: task.abort_handle() }), seen }
     }
 
@@ -92,12 +92,12 @@ async fn follow(
     client: Client,
     kind: Kind,
     namespace: Option<String>,
-    selector: String,
+    query: String,
     objects: Arc<RwLock<Objects>>,
     changed: watch::Sender<u64>,
 ) {
     loop {
-        let version = match client.list_with_version(&kind, namespace.as_deref(), &selector).await {
+        let version = match client.list_with_version(&kind, namespace.as_deref(), &query).await {
             Ok((items, version)) => {
                 let fresh: Objects = items.into_iter().map(|it| (key(&it), Arc::new(it))).collect();
                 *objects.write().expect("no holder of this lock panics: it only moves values") = fresh;
@@ -110,7 +110,7 @@ async fn follow(
                 continue;
             }
         };
-        watch_from(&client, &kind, namespace.as_deref(), &selector, version, &objects, &changed).await;
+        watch_from(&client, &kind, namespace.as_deref(), &query, version, &objects, &changed).await;
         tokio::time::sleep(RETRY).await;
     }
 }
@@ -120,13 +120,13 @@ async fn watch_from(
     client: &Client,
     kind: &Kind,
     namespace: Option<&str>,
-    selector: &str,
+    query: &str,
     mut version: String,
     objects: &RwLock<Objects>,
     changed: &watch::Sender<u64>,
 ) {
     loop {
-        let mut events = match client.watch(kind, namespace, selector, &version).await {
+        let mut events = match client.watch(kind, namespace, query, &version).await {
             Ok(events) => events,
             Err(error) => {
                 tracing::debug!(kind = kind.kind, %error, "watch failed, listing again");

@@ -162,16 +162,16 @@ impl Client {
 
     /// All objects of a kind, in one namespace or in all, that match a label selector (empty: all).
     pub async fn list(&self, kind: &Kind, namespace: Option<&str>, selector: &str) -> Result<Vec<Value>> {
-        Ok(self.list_with_version(kind, namespace, selector).await?.0)
+        Ok(self.list_with_version(kind, namespace, &by_labels(selector)).await?.0)
     }
 
     async fn list_with_version(
         &self,
         kind: &Kind,
         namespace: Option<&str>,
-        selector: &str,
+        query: &str,
     ) -> Result<(Vec<Value>, String)> {
-        let path = format!("{}?labelSelector={}", kind.path(namespace, None), percent_encode(selector));
+        let path = format!("{}?{query}", kind.path(namespace, None));
         let mut answer = self.send("list", Method::GET, path, "application/json", Vec::new()).await?;
         let version = answer["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
         let mut items = match answer["items"].take() {
@@ -228,6 +228,20 @@ impl Client {
         let path = format!("{}/status", kind.path(Some(namespace), Some(name)));
         let body = bytes_of(&json!({"status": status}));
         self.send("patch the status of", Method::PATCH, path, "application/merge-patch+json", body).await
+    }
+
+    /// Strategic merge patch of the `status` subresource: lists of named things, such as conditions, are merged.
+    pub async fn merge_status(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        status: &Value,
+    ) -> Result<Value> {
+        let path = format!("{}/status", kind.path(Some(namespace), Some(name)));
+        let body = bytes_of(&json!({"status": status}));
+        let content_type = "application/strategic-merge-patch+json";
+        self.send("patch the status of", Method::PATCH, path, content_type, body).await
     }
 
     /// Replaces the object; fails with a conflict if it has changed since its `resourceVersion`.
@@ -320,7 +334,26 @@ impl Client {
 
     /// A copy of a kind that a background watch keeps true for as long as the cache lives.
     pub fn cache(&self, kind: &Kind, namespace: Option<&str>, selector: &str) -> Cache {
-        Cache::start(self.clone(), *kind, namespace.map(str::to_owned), selector.to_owned())
+        Cache::start(self.clone(), *kind, namespace.map(str::to_owned), by_labels(selector))
+    }
+
+    /// A copy of one object by its name, for as long as the cache lives.
+    pub fn cache_named(&self, kind: &Kind, namespace: &str, name: &str) -> Cache {
+        let query = format!("fieldSelector=metadata.name%3D{}", percent_encode(name));
+        Cache::start(self.clone(), *kind, Some(namespace.to_owned()), query)
+    }
+
+    /// Creates something below an object: a token of a service account, an eviction of a pod.
+    pub async fn create_below(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        body: &Value,
+    ) -> Result<Value> {
+        let path = format!("{}/{subresource}", kind.path(Some(namespace), Some(name)));
+        self.send("create", Method::POST, path, "application/json", bytes_of(body)).await
     }
 
     /// One watch from a resource version on; ends when the server ends it.
@@ -328,13 +361,12 @@ impl Client {
         &self,
         kind: &Kind,
         namespace: Option<&str>,
-        selector: &str,
+        query: &str,
         version: &str,
     ) -> Result<impl futures::Stream<Item = Result<WatchEvent>> + Send + use<>> {
         let path = format!(
-            "{}?watch=true&allowWatchBookmarks=true&resourceVersion={version}&labelSelector={}",
+            "{}?watch=true&allowWatchBookmarks=true&resourceVersion={version}&{query}",
             kind.path(namespace, None),
-            percent_encode(selector)
         );
         let request = Request::get(&path)
             .header("accept", "application/json")
@@ -383,6 +415,10 @@ enum WatchEvent {
     Applied(Value),
     Deleted(Value),
     Bookmark(Value),
+}
+
+fn by_labels(selector: &str) -> String {
+    format!("labelSelector={}", percent_encode(selector))
 }
 
 fn bytes_of(object: &Value) -> Vec<u8> {

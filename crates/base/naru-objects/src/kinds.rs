@@ -66,6 +66,10 @@ pub const POD: Kind = kind("", "v1", "Pod", "pods", true);
 pub const SERVICE: Kind = kind("", "v1", "Service", "services", true);
 pub const CONFIG_MAP: Kind = kind("", "v1", "ConfigMap", "configmaps", true);
 pub const SECRET: Kind = kind("", "v1", "Secret", "secrets", true);
+pub const SERVICE_ACCOUNT: Kind = kind("", "v1", "ServiceAccount", "serviceaccounts", true);
+pub const PERSISTENT_VOLUME: Kind = kind("", "v1", "PersistentVolume", "persistentvolumes", false);
+pub const PERSISTENT_VOLUME_CLAIM: Kind =
+    kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true);
 pub const EVENT: Kind = kind("", "v1", "Event", "events", true);
 pub const LEASE: Kind = kind("coordination.k8s.io", "v1", "Lease", "leases", true);
 pub const ENDPOINT_SLICE: Kind = kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true);

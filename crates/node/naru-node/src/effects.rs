@@ -5,18 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use naru_client::Client;
-use naru_objects::kinds;
-use naru_runtime::{ContainerConfig, ExecConfig, RootFs, Sandbox, SandboxConfig, Slice, Started, User};
+use jiff::Timestamp;
+use naru_runtime::{
+    ContainerConfig, ExecConfig, Mount, RootFs, Sandbox, SandboxConfig, Slice, Started, User,
+};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-use crate::environment::{self, Place, Sources};
+use crate::environment::{self, Place};
 use crate::image::{ImageError, ImageInfo, ImageService};
-use crate::pod::{DesiredContainer, DesiredPod};
+use crate::pod::{DesiredContainer, DesiredPod, Hook, Seccomp};
+use crate::probe::{Check, ask_network};
 use crate::shared::Shared;
-use crate::volumes::{self, Places};
 use crate::worker::{StartError, container_id};
+use crate::{last_words, network_files, provide, volumes};
 
 /// Error texts keep their causes: people read them in `kubectl describe`.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
@@ -30,23 +32,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn places(shared: &Shared, uid: &str) -> Places {
-    Places { disk: shared.pod_directory(uid).join("volumes"), memory: shared.memory_directory(uid) }
-}
-
-async fn fetch(client: &Client, namespace: &str, names: Vec<(bool, String)>) -> Result<Sources, String> {
-    let mut sources = Sources::new();
-    for (secret, name) in names {
-        if sources.contains_key(&(secret, name.clone())) {
-            continue;
-        }
-        let kind = if secret { &kinds::SECRET } else { &kinds::CONFIG_MAP };
-        let object = client.get(kind, namespace, &name).await.map_err(|error| error.to_string())?;
-        sources.insert((secret, name), object);
-    }
-    Ok(sources)
-}
-
 /// Work on files that may be many or on a slow disk.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
@@ -58,35 +43,59 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 /// Why a sandbox could not be made: the event's reason and the message.
 pub(crate) type SandboxFailure = (&'static str, String);
 
+/// A sandbox that is ready for containers.
+pub(crate) struct Made {
+    pub sandbox: Sandbox,
+    pub address: String,
+    /// When tokens in its volumes want to be renewed.
+    pub renew_at: Option<Timestamp>,
+}
+
 pub(crate) async fn create_sandbox(
     shared: Arc<Shared>,
     pod: DesiredPod,
-) -> Result<(Sandbox, String), SandboxFailure> {
+    object: Arc<Value>,
+) -> Result<Made, SandboxFailure> {
     let directory = shared.pod_directory(&pod.uid);
     destroy_remains(&directory).await;
     let mount = |message: String| ("FailedMount", message);
     let create = |message: String| ("FailedCreatePodSandBox", message);
-    let sources =
-        fetch(&shared.client, &pod.namespace, volumes::needed_sources(&pod)).await.map_err(mount)?;
-    let places = places(&shared, &pod.uid);
+    let claims = provide::claims(&shared, &pod).await.map_err(mount)?;
+    let places = provide::places(&shared, &pod.uid, claims);
+    let memory_volumes = volumes::memory_volumes(&pod, &places);
     let prepared = pod.clone();
-    blocking(move || volumes::prepare(&prepared, &sources, &places)).await.map_err(mount)?;
+    blocking(move || volumes::prepare(&prepared, &places)).await.map_err(mount)?;
+    let renew_at = provide::fill(&shared, &pod, &object).await.map_err(mount)?;
 
     let slice = pod.slice.name();
     let config = SandboxConfig {
         id: pod.uid.clone(),
         socket: shared.config.socket(&pod.uid),
-        hostname: pod.hostname.clone(),
+        hostname: match pod.host_network {
+            true => shared.config.node_name.clone(),
+            false => pod.hostname.clone(),
+        },
         shim_cgroup: shared.config.shim_cgroup(),
         pod_cgroup: format!("/naru/{slice}/{}", pod.uid),
         slice: pod.slice,
+        host_network: pod.host_network,
+        host_ipc: pod.host_ipc,
+        host_pids: pod.host_pids,
+        share_pids: pod.share_pids,
+        sysctls: pod.sysctls.clone(),
+        memory_volumes,
         ..SandboxConfig::new(&pod.uid, &directory, "")
     };
     let sandbox = Sandbox::create(&shared.program, &config).await.map_err(|error| create(chain(&error)))?;
     let attached = async {
-        let address =
-            shared.network.attach(&pod.uid, sandbox.pid()).await.map_err(|error| chain(&error))?.to_string();
-        match volumes::write_network_files(&directory.join("etc"), &pod, &address) {
+        let address = match pod.host_network {
+            true => shared.host_ip.clone(),
+            false => {
+                let attached = shared.network.attach(&pod.uid, sandbox.pid()).await;
+                attached.map_err(|error| chain(&error))?.to_string()
+            }
+        };
+        match network_files::write(&directory.join("etc"), &pod, &address, shared.config.cluster_dns) {
             Ok(()) => Ok(address),
             Err(error) => {
                 shared.release(&address);
@@ -95,7 +104,7 @@ pub(crate) async fn create_sandbox(
         }
     };
     match attached.await {
-        Ok(address) => Ok((sandbox, address)),
+        Ok(address) => Ok(Made { sandbox, address, renew_at }),
         Err(message) => {
             if sandbox.shutdown().await.is_err() {
                 destroy_remains(&directory).await;
@@ -142,13 +151,18 @@ pub(crate) async fn start_container(job: StartJob) -> Result<Started, StartError
 
 async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
     let (shared, pod, container) = (&job.shared, &job.pod, &job.container);
-    let sources = fetch(&shared.client, &pod.namespace, environment::needed_sources(container)).await?;
+    check_user(pod, container, &job.image)?;
+    let sources =
+        provide::fetch(&shared.client, &pod.namespace, environment::needed_sources(container)).await?;
+    shared.services.synced().await;
+    let services = shared.services.list();
     let place = Place {
-        pod: &job.object,
+        object: &job.object,
+        pod,
         pod_ip: &job.address,
         host_ip: &shared.host_ip,
-        cpus: shared.machine.cpus,
-        memory_bytes: shared.machine.memory_bytes,
+        allocatable: provide::allocatable(shared),
+        services: &services,
     };
     let environment = environment::environment(container, &job.image, &sources, &place)?;
     let arguments = environment::command_line(container, &job.image, &environment);
@@ -163,8 +177,8 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
         read_only: container.read_only_root,
     };
     let directory = shared.pod_directory(&pod.uid);
-    let mut config = ContainerConfig::new(&container_id(&container.name, job.attempt), root, arguments);
-    config.environment = environment;
+    let id = container_id(&container.name, job.attempt);
+    let mut config = ContainerConfig::new(&id, root, arguments);
     config.working_directory = match container.working_dir.as_deref().unwrap_or(&job.image.working_dir) {
         "" => "/".into(),
         path => path.into(),
@@ -176,13 +190,26 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
         gid: container.group,
         supplementary_gids: container.supplementary_groups.clone(),
         must_not_be_root: container.must_not_be_root,
+        only_given_groups: !container.merge_groups,
     };
-    config.mounts = volumes::network_mounts(&directory.join("etc"));
-    config.mounts.extend(volumes::mounts(pod, container, &places(shared, &pod.uid))?);
+    let claims = provide::claims(shared, pod).await?;
+    let places = provide::places(shared, &pod.uid, claims);
+    config.mounts = volumes::mounts(pod, container, &environment, &places)?;
+    config.mounts.extend(network_files::mounts(&directory.join("etc"), &config.mounts));
+    let message = Mount::new(last_words::prepare(&directory, &id)?, &container.message_path, false);
+    if !config.mounts.iter().any(|it| it.destination == message.destination) {
+        config.mounts.push(message);
+    }
+    config.environment = environment;
     config.capabilities = container.capabilities.clone();
-    config.memory_bytes_max = container.memory_bytes_max;
-    config.cpu_millis_max = container.cpu_millis_max;
-    config.cpu_millis_request = container.cpu_millis_request;
+    config.all_capabilities = container.all_capabilities;
+    config.privileged = container.privileged;
+    config.unfiltered = container.seccomp == Seccomp::Unconfined;
+    config.unmasked_proc = container.unmasked_proc;
+    config.no_new_privileges = !container.privileged;
+    config.memory_bytes_max = container.resources.memory_bytes_max;
+    config.cpu_millis_max = container.resources.cpu_millis_max;
+    config.cpu_millis_request = container.resources.cpu_millis_request;
     config.log = Some(log_path(&directory, &container.name, job.attempt));
     config.stdin = container.stdin;
     config.stdin_once = container.stdin_once;
@@ -190,6 +217,52 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
     // When memory runs out a build goes before a shop.
     config.out_of_memory_score = (pod.slice == Slice::Pipelines).then_some(500);
     Ok(config)
+}
+
+/// kubelet's check and words; by name only the image itself knows who somebody is.
+fn check_user(pod: &DesiredPod, container: &DesiredContainer, image: &ImageInfo) -> Result<(), String> {
+    if !container.must_not_be_root {
+        return Ok(());
+    }
+    let place =
+        format!("(pod: \"{}_{}({})\", container: {})", pod.name, pod.namespace, pod.uid, container.name);
+    let name = image.user.split(':').next().unwrap_or_default();
+    match (container.user, name.parse::<u32>()) {
+        (Some(0), _) => Err(format!("container's runAsUser breaks non-root policy {place}")),
+        (Some(_), _) => Ok(()),
+        (None, Ok(0)) => Err(format!("container has runAsNonRoot and image will run as root {place}")),
+        (None, Ok(_)) => Ok(()),
+        (None, Err(_)) if name.is_empty() => {
+            Err(format!("container has runAsNonRoot and image will run as root {place}"))
+        }
+        (None, Err(_)) => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root \
+             {place}"
+        )),
+    }
+}
+
+/// Does what a hook says. A preStop hook is bounded by its caller.
+pub(crate) async fn run_hook(
+    shared: &Shared,
+    sandbox: &Sandbox,
+    id: &str,
+    address: &str,
+    hook: &Hook,
+    timeout: Duration,
+) -> Result<(), String> {
+    match hook {
+        Hook::Sleep { seconds } => {
+            tokio::time::sleep(Duration::from_secs(*seconds).min(timeout)).await;
+            Ok(())
+        }
+        Hook::Ask(Check::Exec { command }) => ask_inside(shared, sandbox, id, command, timeout).await,
+        Hook::Ask(check) => match ask_network(check, address, timeout).await {
+            // That it was asked is the point; what it answers is its own affair, as everywhere.
+            Err(message) if message.starts_with("HTTP probe failed") => Ok(()),
+            other => other,
+        },
+    }
 }
 
 pub(crate) fn log_path(pod_directory: &Path, container: &str, attempt: u32) -> PathBuf {

@@ -1,21 +1,32 @@
 //! A container's environment and command line. Pure: ConfigMaps and Secrets come in as a lookup.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine;
 use serde_json::Value;
 
 use crate::image::ImageInfo;
-use crate::pod::{DesiredContainer, EnvValue};
+use crate::pod::{DesiredContainer, DesiredPod, EnvValue};
 use crate::quantity;
 
 /// What a container may ask about where it runs.
 pub struct Place<'a> {
-    pub pod: &'a Value,
+    pub object: &'a Value,
+    pub pod: &'a DesiredPod,
     pub pod_ip: &'a str,
     pub host_ip: &'a str,
-    pub cpus: u64,
+    pub allocatable: Allocatable,
+    /// Services of the pod's namespace, and `kubernetes` of `default`.
+    pub services: &'a [Arc<Value>],
+}
+
+/// What pods may use of the machine: the limit of a container that has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Allocatable {
+    pub cpu_millis: u64,
     pub memory_bytes: u64,
+    pub disk_bytes: u64,
 }
 
 /// ConfigMaps and Secrets by (is secret, name); `None` means that there is none of that name.
@@ -54,7 +65,8 @@ fn kind(secret: bool) -> &'static str {
     if secret { "secret" } else { "configmap" }
 }
 
-/// The image's variables, then `envFrom`, then `env`; later wins, `$(NAME)` sees what came before.
+/// The image's variables, then those of services, then `envFrom`, then `env`; later wins, `$(NAME)` sees what
+/// came before.
 pub fn environment(
     container: &DesiredContainer,
     image: &ImageInfo,
@@ -72,6 +84,10 @@ pub fn environment(
         }
     }
     let mut own: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in services(place) {
+        own.insert(name.clone(), value.clone());
+        put(name, value);
+    }
     for from in &container.env_from {
         match sources.get(&(from.secret, from.name.clone())).and_then(Option::as_ref) {
             Some(object) => {
@@ -91,10 +107,7 @@ pub fn environment(
             EnvValue::Text(text) => Some(expand(text, &own)),
             EnvValue::ConfigMap { name, key, optional } => reference(sources, false, name, key, *optional)?,
             EnvValue::Secret { name, key, optional } => reference(sources, true, name, key, *optional)?,
-            EnvValue::Field(path) => Some(field(path, place)?),
-            EnvValue::Resource { resource, divisor } => {
-                Some(resource_of(container, place, resource, divisor)?)
-            }
+            EnvValue::Field(_) | EnvValue::Resource { .. } => Some(downward(value, Some(container), place)?),
         };
         if let Some(value) = value {
             own.insert(name.clone(), value.clone());
@@ -120,8 +133,24 @@ fn reference(
     }
 }
 
+/// A field of the pod or a resource of a container. `own` is the container that asks; a volume is nobody's.
+pub fn downward(value: &EnvValue, own: Option<&DesiredContainer>, place: &Place) -> Result<String, String> {
+    match value {
+        EnvValue::Field(path) => field(path, place),
+        EnvValue::Resource { container, resource, divisor } => {
+            let of = match container.as_str() {
+                "" => own,
+                name => place.pod.container(name),
+            };
+            let of = of.ok_or_else(|| format!("container {container} not found"))?;
+            resource_of(of, place.allocatable, resource, divisor)
+        }
+        _ => Err("this source is not of the downward API; this is a bug in Naru".into()),
+    }
+}
+
 fn field(path: &str, place: &Place) -> Result<String, String> {
-    let metadata = &place.pod["metadata"];
+    let metadata = &place.object["metadata"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     if let Some(rest) = path.strip_prefix("metadata.") {
         for kind in ["labels", "annotations"] {
@@ -136,26 +165,83 @@ fn field(path: &str, place: &Place) -> Result<String, String> {
         "metadata.name" => text(&metadata["name"]),
         "metadata.namespace" => text(&metadata["namespace"]),
         "metadata.uid" => text(&metadata["uid"]),
-        "spec.nodeName" => text(&place.pod["spec"]["nodeName"]),
-        "spec.serviceAccountName" => text(&place.pod["spec"]["serviceAccountName"]),
+        "metadata.labels" => lines_of(&metadata["labels"]),
+        "metadata.annotations" => lines_of(&metadata["annotations"]),
+        "spec.nodeName" => text(&place.object["spec"]["nodeName"]),
+        "spec.serviceAccountName" => text(&place.object["spec"]["serviceAccountName"]),
         "status.podIP" | "status.podIPs" => place.pod_ip.to_owned(),
         "status.hostIP" | "status.hostIPs" => place.host_ip.to_owned(),
         _ => return Err(format!("fieldPath {path} is not supported")),
     })
 }
 
+/// One `key="value"` per line, as the downward API writes maps.
+fn lines_of(map: &Value) -> String {
+    let sorted: BTreeMap<&String, &Value> = map.as_object().into_iter().flatten().collect();
+    let lines: Vec<String> = sorted
+        .into_iter()
+        .map(|(key, value)| format!("{key}={}", Value::from(value.as_str().unwrap_or_default())))
+        .collect();
+    lines.join("\n")
+}
+
+/// The variables by which programs find services without DNS.
+fn services(place: &Place) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for service in place.services {
+        let (metadata, spec) = (&service["metadata"], &service["spec"]);
+        let name = metadata["name"].as_str().unwrap_or_default();
+        let api = name == "kubernetes" && metadata["namespace"] == "default";
+        let linked = place.pod.service_links && metadata["namespace"] == place.pod.namespace.as_str();
+        let address = spec["clusterIP"].as_str().unwrap_or_default();
+        let ports: Vec<&Value> = spec["ports"].as_array().into_iter().flatten().collect();
+        if !(api || linked) || address.is_empty() || address == "None" || ports.is_empty() {
+            continue;
+        }
+        let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        let upper = |name: &str| name.to_ascii_uppercase().replace('-', "_");
+        let prefix = upper(name);
+        let mut put = |suffix: &str, value: String| found.push((format!("{prefix}_{suffix}"), value));
+        let number = |port: &Value| port["port"].as_u64().unwrap_or_default();
+        put("SERVICE_HOST", address.to_owned());
+        put("SERVICE_PORT", number(ports[0]).to_string());
+        for port in &ports {
+            if let Some(name) = port["name"].as_str().filter(|it| !it.is_empty()) {
+                put(&format!("SERVICE_PORT_{}", upper(name)), number(port).to_string());
+            }
+        }
+        for (at, port) in ports.iter().enumerate() {
+            let protocol = port["protocol"].as_str().unwrap_or("TCP");
+            let (lower, number) = (protocol.to_ascii_lowercase(), number(port));
+            if at == 0 {
+                put("PORT", format!("{lower}://{host}:{number}"));
+            }
+            let begin = format!("PORT_{number}_{protocol}");
+            put(&begin, format!("{lower}://{host}:{number}"));
+            put(&format!("{begin}_PROTO"), lower);
+            put(&format!("{begin}_PORT"), number.to_string());
+            put(&format!("{begin}_ADDR"), address.to_owned());
+        }
+    }
+    found
+}
+
 fn resource_of(
     container: &DesiredContainer,
-    place: &Place,
+    allocatable: Allocatable,
     resource: &str,
     divisor: &str,
 ) -> Result<String, String> {
+    let own = &container.resources;
+    let thousand = |bytes: u64| bytes.saturating_mul(1000);
     // Without a limit the machine is the limit.
     let milli = match resource {
-        "limits.cpu" => container.cpu_millis_max.unwrap_or(place.cpus * 1000),
-        "requests.cpu" => container.cpu_millis_request.unwrap_or(0),
-        "limits.memory" => container.memory_bytes_max.unwrap_or(place.memory_bytes).saturating_mul(1000),
-        "requests.memory" => container.memory_bytes_request.unwrap_or(0).saturating_mul(1000),
+        "limits.cpu" => own.cpu_millis_max.unwrap_or(allocatable.cpu_millis),
+        "requests.cpu" => own.cpu_millis_request.unwrap_or(0),
+        "limits.memory" => thousand(own.memory_bytes_max.unwrap_or(allocatable.memory_bytes)),
+        "requests.memory" => thousand(own.memory_bytes_request.unwrap_or(0)),
+        "limits.ephemeral-storage" => thousand(own.disk_bytes_max.unwrap_or(allocatable.disk_bytes)),
+        "requests.ephemeral-storage" => thousand(own.disk_bytes_request.unwrap_or(0)),
         _ => return Err(format!("resourceFieldRef {resource} is not supported")),
     };
     let divisor = quantity::parse_milli(divisor).filter(|it| *it > 0).ok_or("divisor is not a quantity")?;
@@ -188,6 +274,27 @@ pub fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
     out
 }
 
+/// A subPathExpr with the container's variables in it; one that is not there is an error, as everywhere.
+pub fn expand_path(text: &str, environment: &[(String, String)]) -> Result<String, String> {
+    let variables: BTreeMap<String, String> = environment.iter().cloned().collect();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        rest = &rest[at..];
+        if rest.starts_with("$$") {
+            rest = &rest[2..];
+        } else if let Some(end) = rest.strip_prefix("$(").and_then(|inner| inner.find(')')) {
+            let name = &rest[2..2 + end];
+            if !variables.contains_key(name) {
+                return Err(format!("missing value for \"{name}\" in subPathExpr \"{text}\""));
+            }
+            rest = &rest[end + 3..];
+        } else {
+            rest = &rest[1..];
+        }
+    }
+    Ok(expand(text, &variables))
+}
+
 /// `command` replaces the image's entrypoint and its arguments; `args` only the arguments.
 pub fn command_line(
     container: &DesiredContainer,
@@ -218,15 +325,29 @@ mod tests {
 
     fn check(container: Value, sources: &[(bool, &str, Value)]) -> Result<Vec<String>, String> {
         let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a/b": "l"}},
-                         "spec": {"nodeName": "box", "containers": [container]}});
+                         "spec": {"nodeName": "box", "containers": [container.clone()]}});
         let lowered = lower_pod(&pod);
         let image = ImageInfo { env: vec!["PATH=/bin".into(), "A=image".into()], ..ImageInfo::default() };
         let sources = sources
             .iter()
             .map(|(secret, name, it)| ((*secret, name.to_string()), Some(it.clone())))
             .collect();
-        let place =
-            Place { pod: &pod, pod_ip: "10.88.0.5", host_ip: "10.88.0.1", cpus: 2, memory_bytes: 1 << 30 };
+        let services = [
+            json!({"metadata": {"name": "db-main", "namespace": "n"},
+                   "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "sql", "port": 5432}]}}),
+            json!({"metadata": {"name": "other", "namespace": "m"},
+                   "spec": {"clusterIP": "10.96.0.8", "ports": [{"port": 1}]}}),
+        ];
+        let services: Vec<Arc<Value>> =
+            services.into_iter().filter(|_| container["name"] == "linked").map(Arc::new).collect();
+        let place = Place {
+            object: &pod,
+            pod: &lowered,
+            pod_ip: "10.88.0.5",
+            host_ip: "10.88.0.1",
+            allocatable: Allocatable { cpu_millis: 2000, memory_bytes: 1 << 30, disk_bytes: 1 << 40 },
+            services: &services,
+        };
         environment(&lowered.containers[0], &image, &sources, &place)
             .map(|list| list.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
     }
@@ -257,6 +378,39 @@ mod tests {
                 "L=l",
                 "CPU=2"
             ]
+        );
+    }
+
+    #[test]
+    fn services_of_the_namespace_are_found_without_dns() {
+        let list = check(
+            json!({"name": "linked", "image": "i", "env": [{"name": "URL", "value": "$(DB_MAIN_PORT)/x"}]}),
+            &[],
+        )
+        .unwrap();
+        for line in [
+            "DB_MAIN_SERVICE_HOST=10.96.0.7",
+            "DB_MAIN_SERVICE_PORT=5432",
+            "DB_MAIN_SERVICE_PORT_SQL=5432",
+            "DB_MAIN_PORT=tcp://10.96.0.7:5432",
+            "DB_MAIN_PORT_5432_TCP=tcp://10.96.0.7:5432",
+            "DB_MAIN_PORT_5432_TCP_PROTO=tcp",
+            "DB_MAIN_PORT_5432_TCP_PORT=5432",
+            "DB_MAIN_PORT_5432_TCP_ADDR=10.96.0.7",
+            "URL=tcp://10.96.0.7:5432/x",
+        ] {
+            assert!(list.iter().any(|it| it == line), "{line} is not in {list:?}");
+        }
+        assert!(!list.iter().any(|it| it.starts_with("OTHER")));
+    }
+
+    #[test]
+    fn a_path_with_an_unknown_variable_is_refused() {
+        let variables = [("A".to_owned(), "x".to_owned())];
+        assert_eq!(expand_path("$(A)/b", &variables), Ok("x/b".into()));
+        assert_eq!(
+            expand_path("$(B)", &variables),
+            Err("missing value for \"B\" in subPathExpr \"$(B)\"".into())
         );
     }
 

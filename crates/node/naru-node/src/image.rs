@@ -15,6 +15,15 @@ pub enum PullPolicy {
     Never,
 }
 
+/// A way into a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// `docker.io`, `registry.example.com:5000`.
+    pub registry: String,
+    pub user: String,
+    pub password: String,
+}
+
 /// An image that is on disk, ready to be mounted.
 #[derive(Debug, Clone, Default)]
 pub struct ImageInfo {
@@ -60,8 +69,13 @@ impl ImageError {
 
 #[async_trait]
 pub trait ImageService: Send + Sync {
-    /// Makes the image present and says where it is.
-    async fn ensure(&self, image: &str, policy: PullPolicy) -> Result<ImageInfo, ImageError>;
+    /// Makes the image present and says where it is. The credentials are the pod's, best first.
+    async fn ensure(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        credentials: &[Credential],
+    ) -> Result<ImageInfo, ImageError>;
 
     /// Keeps a finished container's changes as a layer. Called again with the same id after a crash.
     async fn commit(&self, id: &str, upper: &Path) -> Result<(), ImageError>;

@@ -20,17 +20,24 @@
 
 mod effects;
 mod environment;
+mod grpc;
+mod http_get;
 mod image;
+mod last_words;
 mod logs;
 mod machine;
+mod network_files;
 mod plan;
 mod pod;
 mod probe;
 mod prober;
+mod provide;
+mod pull_secrets;
 mod quantity;
 mod record;
 mod register;
 mod shared;
+mod state;
 mod stats;
 mod status;
 mod streams;
@@ -50,7 +57,7 @@ use naru_runtime::{HelperProgram, cgroup};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-pub use crate::image::{HostRoot, ImageError, ImageInfo, ImageService, PullPolicy};
+pub use crate::image::{Credential, HostRoot, ImageError, ImageInfo, ImageService, PullPolicy};
 pub use crate::logs::LogRequest;
 use crate::machine::Machine;
 use crate::record::Record;
@@ -68,6 +75,9 @@ pub struct Config {
     pub run_dir: PathBuf,
     pub bridge: String,
     pub subnet: naru_net::Subnet,
+    /// The name server of the cluster, for pods that want names of services. `None`: there is none, and pods
+    /// use the machine's.
+    pub cluster_dns: Option<std::net::IpAddr>,
     /// This program; its `main` begins with [`naru_runtime::maybe_run_helper`].
     pub exe: PathBuf,
 }
@@ -84,6 +94,7 @@ impl Config {
             run_dir: run_dir.into(),
             bridge: "naru0".to_owned(),
             subnet: "10.88.0.0/16".parse().expect("the default subnet is one"),
+            cluster_dns: None,
             exe: "/proc/self/exe".into(),
         }
     }

@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::pod::lower_pod;
+use crate::state::Stop;
 
 const DRAIN: SignedDuration = SignedDuration::from_secs(1);
 
@@ -31,6 +32,10 @@ fn ended(attempt: u32, code: i32, from: i64, to: i64) -> Ended {
         started_at: Some(at(from)),
         finished_at: at(to),
     }
+}
+
+fn stop(asked_at: Timestamp) -> Stop {
+    Stop { asked_at, grace: None, hook: false, signalled_at: Some(asked_at), killed: false }
 }
 
 fn actions(pod: &DesiredPod, seen: &Observed, now: i64) -> Vec<Action> {
@@ -141,7 +146,7 @@ fn deletion_drains_then_stops_then_kills_then_forgets() {
         "requests on their way are served"
     );
     assert_eq!(actions(&pod, &seen, 11), [Action::Stop { container: "a".into() }]);
-    seen.containers.get_mut("a").unwrap().stop = Some(Stop { asked_at: at(11), killed: false });
+    seen.containers.get_mut("a").unwrap().stop = Some(stop(at(11)));
     let decided = plan(&pod, &seen, DRAIN, at(12));
     assert_eq!((decided.actions, decided.wake_at), (vec![], Some(at(41))));
     assert_eq!(actions(&pod, &seen, 41), [Action::Kill { container: "a".into() }]);
@@ -198,7 +203,7 @@ fn a_deadline_fails_the_pod_and_stops_it() {
 
 #[test]
 fn a_refused_pod_is_never_started_but_can_be_deleted() {
-    let pod = pod(json!({"hostNetwork": true, "containers": [{"name": "a", "image": "i:1"}]}));
+    let pod = pod(json!({"hostUsers": false, "containers": [{"name": "a", "image": "i:1"}]}));
     let mut seen = Observed::default();
     assert_eq!(actions(&pod, &seen, 0), []);
     seen.deletion = Some(Deletion {
@@ -218,7 +223,85 @@ fn a_probe_that_gave_up_stops_only_its_container() {
     for name in ["a", "b"] {
         seen.containers.entry(name.into()).or_default().phase = Phase::Running { since: at(0) };
     }
-    seen.containers.get_mut("b").unwrap().stop = Some(Stop { asked_at: at(5), killed: false });
+    seen.containers.get_mut("b").unwrap().stop = Some(stop(at(5)));
     assert_eq!(plan(&pod, &seen, DRAIN, at(6)).wake_at, Some(at(8)));
     assert_eq!(actions(&pod, &seen, 8), [Action::Kill { container: "b".into() }]);
+}
+
+fn with_sidecar(policy: &str) -> (DesiredPod, Observed) {
+    let pod = pod(json!({
+        "restartPolicy": policy,
+        "initContainers": [
+            {"name": "s1", "image": "i:1", "restartPolicy": "Always"},
+            {"name": "s2", "image": "i:1", "restartPolicy": "Always"},
+            {"name": "i", "image": "i:1"}],
+        "containers": [{"name": "a", "image": "i:1"}],
+    }));
+    let mut seen = ready_sandbox();
+    for name in ["s1", "s2", "i", "a"] {
+        seen.containers.entry(name.into()).or_default().image = ImageState::Present;
+    }
+    (pod, seen)
+}
+
+fn run(seen: &mut Observed, name: &str) {
+    let state = seen.containers.get_mut(name).unwrap();
+    (state.phase, state.started) = (Phase::Running { since: at(0) }, true);
+}
+
+fn start(name: &str) -> Action {
+    Action::Start { container: name.into(), attempt: 0 }
+}
+
+#[test]
+fn sidecars_begin_in_order_and_go_last_in_reverse() {
+    let (pod, mut seen) = with_sidecar("Never");
+    assert_eq!(actions(&pod, &seen, 0), [start("s1")]);
+    seen.containers.get_mut("s1").unwrap().phase = Phase::Running { since: at(0) };
+    assert_eq!(actions(&pod, &seen, 0), [], "its startup probe has not passed");
+    run(&mut seen, "s1");
+    assert_eq!(actions(&pod, &seen, 0), [start("s2")]);
+    run(&mut seen, "s2");
+    assert_eq!(actions(&pod, &seen, 0), [start("i")]);
+    seen.containers.get_mut("i").unwrap().end(ended(0, 0, 0, 1));
+    assert_eq!(actions(&pod, &seen, 1), [start("a")]);
+    run(&mut seen, "a");
+    seen.containers.get_mut("s1").unwrap().end(ended(0, 0, 0, 1));
+    let again = Action::Start { container: "s1".into(), attempt: 1 };
+    assert_eq!(actions(&pod, &seen, 2), [again], "a sidecar that ends starts again, and holds nothing up");
+    run(&mut seen, "s1");
+    seen.containers.get_mut("a").unwrap().end(ended(0, 0, 0, 3));
+    assert_eq!(pod_phase(&pod, &seen), PodPhase::Running, "while sidecars run");
+    assert_eq!(actions(&pod, &seen, 4), [Action::Stop { container: "s2".into() }]);
+    seen.containers.get_mut("s2").unwrap().end(ended(0, 143, 0, 4));
+    assert_eq!(actions(&pod, &seen, 4), [Action::Stop { container: "s1".into() }]);
+    seen.containers.get_mut("s1").unwrap().end(ended(1, 143, 0, 4));
+    assert_eq!(pod_phase(&pod, &seen), PodPhase::Succeeded, "how sidecars end does not count");
+    assert_eq!(actions(&pod, &seen, 5), [Action::TearDown]);
+}
+
+#[test]
+fn a_hook_delays_the_signal_and_the_kill_waits_a_moment_for_it() {
+    let asked = |signalled_at: Option<Timestamp>| Stop {
+        asked_at: at(0),
+        grace: None,
+        hook: true,
+        signalled_at,
+        killed: false,
+    };
+    assert_eq!(asked(None).kill_at(at(30)), at(32));
+    assert_eq!(asked(Some(at(3))).kill_at(at(30)), at(30));
+    assert_eq!(asked(Some(at(30))).kill_at(at(30)), at(32));
+    assert_eq!(stop(at(0)).kill_at(at(0)), at(0));
+}
+
+#[test]
+fn a_changed_container_begins_again_whatever_the_policy() {
+    let pod = one("Never");
+    let mut seen = ready_sandbox();
+    let state = seen.containers.entry("a".into()).or_default();
+    (state.image, state.replace) = (ImageState::Present, true);
+    state.end(ended(0, 143, 0, 5));
+    assert_eq!(pod_phase(&pod, &seen), PodPhase::Running);
+    assert_eq!(actions(&pod, &seen, 5), [Action::Start { container: "a".into(), attempt: 1 }]);
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{CommitState, ContainerState, Ended, Observed, Phase, SandboxState};
+use crate::state::{CommitState, ContainerState, Ended, Observed, Phase, SandboxState};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -34,6 +34,14 @@ pub struct ContainerRecord {
     pub streak: u32,
     pub ready: bool,
     pub started: bool,
+    #[serde(default)]
+    pub hooked: bool,
+    #[serde(default)]
+    pub replace: bool,
+    #[serde(default)]
+    pub image_name: String,
+    #[serde(default)]
+    pub resources: serde_json::Value,
     pub committed: bool,
     /// The attempt was given to the shim, which may or may not have begun it.
     pub begun: bool,
@@ -113,6 +121,10 @@ impl ContainerRecord {
             streak: state.streak,
             ready: state.ready,
             started: state.started,
+            hooked: state.hooked,
+            replace: state.replace,
+            image_name: state.image_name.clone(),
+            resources: state.resources.clone(),
             committed: state.commit == CommitState::Done,
             begun: matches!(state.phase, Phase::Starting | Phase::Running { .. }),
             ended,
@@ -128,6 +140,10 @@ impl ContainerRecord {
             streak: self.streak,
             ready: self.ready,
             started: self.started,
+            hooked: self.hooked,
+            replace: self.replace,
+            image_name: self.image_name.clone(),
+            resources: self.resources.clone(),
             commit: if self.committed { CommitState::Done } else { CommitState::Wanted },
             phase: self.ended.clone().map_or(Phase::Waiting, Phase::Ended),
             last: self.last.clone(),

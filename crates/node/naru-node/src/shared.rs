@@ -1,10 +1,10 @@
 //! What all workers of a node share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
-use naru_client::{Client, EventKind};
+use naru_client::{Cache, Client, EventKind};
 use naru_net::Network;
 use naru_runtime::{HelperProgram, Sandbox};
 use serde_json::Value;
@@ -25,6 +25,9 @@ pub(crate) struct Shared {
     pub program: HelperProgram,
     pub machine: Machine,
     pub host_ip: String,
+    /// Empty until the first list has come.
+    pub services: Cache,
+    pub sources: Mutex<HashMap<(bool, String, String), Weak<Cache>>>,
     pub samples: crate::stats::Samples,
     pods: RwLock<BTreeMap<String, PodView>>,
     events: mpsc::Sender<PodEvent>,
@@ -78,6 +81,7 @@ impl Shared {
         machine: Machine,
     ) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
+        let services = client.cache(&naru_objects::kinds::SERVICE, None, "");
         let host_ip = network.gateway().to_string();
         Self {
             config,
@@ -87,6 +91,8 @@ impl Shared {
             program,
             machine,
             host_ip,
+            services,
+            sources: Mutex::default(),
             samples: crate::stats::Samples::default(),
             pods: RwLock::default(),
             events,
@@ -103,6 +109,10 @@ impl Shared {
     }
 
     pub fn release(&self, address: &str) {
+        // A pod on the machine's own network has no address of its own.
+        if address == self.host_ip {
+            return;
+        }
         if let Ok(address) = address.parse() {
             self.network.release(address);
         }

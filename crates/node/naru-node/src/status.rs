@@ -3,39 +3,51 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::plan::{
-    CommitState, ContainerState, Ended, ImageState, Observed, Phase, PodPhase, SandboxState, pod_phase,
-    restart_at, should_restart,
-};
-use crate::pod::{DesiredContainer, DesiredPod};
+use crate::plan::{PodPhase, is_initialized, main_outcome, pod_phase, restart_at, should_restart};
+use crate::pod::{DesiredContainer, DesiredPod, Role};
+use crate::state::{CommitState, ContainerState, Ended, ImageState, Observed, Phase, SandboxState};
 
 /// Kubernetes' `Time`: whole seconds.
 pub fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// True when traffic may come: every container ready and nobody is ending the pod.
-pub fn is_ready(pod: &DesiredPod, seen: &Observed) -> bool {
-    seen.deletion.is_none() && containers_ready(pod, seen)
+/// Everything that a status is made of.
+pub struct About<'a> {
+    pub pod: &'a DesiredPod,
+    pub seen: &'a Observed,
+    /// The object, for the conditions that others write.
+    pub object: &'a Value,
+    /// The status as this node wrote it last: times of conditions that did not change are kept.
+    pub before: &'a Value,
+    pub host_ip: &'a str,
+}
+
+/// True when traffic may come: every container ready, every gate open, and nobody is ending the pod.
+pub fn is_ready(pod: &DesiredPod, seen: &Observed, object: &Value) -> bool {
+    seen.deletion.is_none() && containers_ready(pod, seen) && closed_gates(pod, object).is_empty()
+}
+
+/// Readiness gates whose condition nobody has set to true.
+fn closed_gates<'a>(pod: &'a DesiredPod, object: &Value) -> Vec<&'a str> {
+    let open = |gate: &str| {
+        let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.clone().any(|it| it["type"] == gate && it["status"] == "True")
+    };
+    pod.readiness_gates.iter().map(String::as_str).filter(|gate| !open(gate)).collect()
 }
 
 fn containers_ready(pod: &DesiredPod, seen: &Observed) -> bool {
     pod_phase(pod, seen) == PodPhase::Running
-        && pod.containers.iter().all(|container| {
+        && pod.containers.iter().chain(pod.sidecars()).all(|container| {
             let state = seen.container(&container.name);
             state.is_running() && state.ready
         })
 }
 
-fn is_initialized(pod: &DesiredPod, seen: &Observed) -> bool {
-    pod.init_containers.iter().all(
-        |container| matches!(&seen.container(&container.name).phase, Phase::Ended(ended) if ended.code == 0),
-    )
-}
-
-/// The whole status. `before` is the status that the object has now: times of conditions that did
-/// not change are kept.
-pub fn pod_status(pod: &DesiredPod, seen: &Observed, before: &Value, host_ip: &str, now: Timestamp) -> Value {
+/// The whole status.
+pub fn pod_status(about: &About, now: Timestamp) -> Value {
+    let About { pod, seen, object, before, host_ip } = *about;
     let phase = pod_phase(pod, seen);
     let done = matches!(phase, PodPhase::Succeeded | PodPhase::Failed);
     let condition = |kind: &str, holds: bool, reason: &str, message: &str| {
@@ -47,15 +59,10 @@ pub fn pod_status(pod: &DesiredPod, seen: &Observed, before: &Value, host_ip: &s
             .find(|it| it["type"] == kind && it["status"] == status);
         let since =
             earlier.and_then(|it| it["lastTransitionTime"].as_str()).map_or_else(|| time(now), str::to_owned);
-        let mut condition =
-            json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": since});
-        if !holds && !reason.is_empty() {
-            condition["reason"] = json!(reason);
-        }
-        if !holds && !message.is_empty() {
-            condition["message"] = json!(message);
-        }
-        condition
+        // Patches forget only what they say to forget.
+        let told = |text: &str| if holds || text.is_empty() { Value::Null } else { json!(text) };
+        json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": since,
+               "reason": told(reason), "message": told(message), "observedGeneration": pod.generation})
     };
     let unready: Vec<&str> = pod
         .containers
@@ -74,26 +81,48 @@ pub fn pod_status(pod: &DesiredPod, seen: &Observed, before: &Value, host_ip: &s
         format!("containers with unready status: [{}]", unready.join(" "))
     };
     let initialized = is_initialized(pod, seen) || phase == PodPhase::Succeeded;
-    let conditions = json!([
+    let closed = closed_gates(pod, object);
+    let (ready_why, ready_message) = match containers_ready(pod, seen) && !closed.is_empty() {
+        true => (
+            "ReadinessGatesNotReady",
+            format!("the status of pod readiness gate \"{}\" is not \"True\"", closed[0]),
+        ),
+        false => (why, message.clone()),
+    };
+    let mut conditions = vec![
         condition("PodReadyToStartContainers", matches!(seen.sandbox, SandboxState::Ready { .. }), "", ""),
         condition("Initialized", initialized, "ContainersNotInitialized", ""),
-        condition("Ready", is_ready(pod, seen), why, &message),
+        condition("Ready", is_ready(pod, seen, object), ready_why, &ready_message),
         condition("ContainersReady", containers_ready(pod, seen), why, &message),
         condition("PodScheduled", true, "", ""),
-    ]);
+    ];
+    if let Some((reason, message)) = seen.failed.as_ref().filter(|(reason, _)| reason == "Evicted") {
+        let mut disruption = condition("DisruptionTarget", true, "", "");
+        disruption["reason"] = json!("TerminationByKubelet");
+        disruption["message"] = json!(message);
+        tracing::trace!(reason, "disrupted");
+        conditions.push(disruption);
+    }
+    conditions.extend(seen.resize.as_ref().map(|resize| {
+        let mut pending = condition("PodResizePending", true, "", "");
+        pending["reason"] = json!(resize.reason);
+        pending["message"] = json!(resize.message);
+        pending
+    }));
 
     let mut status = Map::new();
     status.insert("phase".into(), json!(format!("{phase:?}")));
-    status.insert("conditions".into(), conditions);
+    status.insert("conditions".into(), json!(conditions));
+    status.insert("observedGeneration".into(), json!(pod.generation));
     status.insert("hostIP".into(), json!(host_ip));
-    status.insert("hostIPs".into(), json!([{"ip": host_ip}]));
+    status.insert("hostIPs".into(), replaced(json!({"ip": host_ip})));
     status.insert("qosClass".into(), json!(quality_of_service(pod)));
     if let Some(since) = seen.started_at {
         status.insert("startTime".into(), json!(time(since)));
     }
     if let SandboxState::Ready { address } = &seen.sandbox {
         status.insert("podIP".into(), json!(address));
-        status.insert("podIPs".into(), json!([{"ip": address}]));
+        status.insert("podIPs".into(), replaced(json!({"ip": address})));
     }
     // A merge patch forgets only what it says to forget.
     let (reason, message) = match (&seen.failed, pod.problems.first()) {
@@ -103,36 +132,43 @@ pub fn pod_status(pod: &DesiredPod, seen: &Observed, before: &Value, host_ip: &s
     };
     status.insert("reason".into(), reason);
     status.insert("message".into(), message);
-    let statuses = |containers: &[DesiredContainer], is_init: bool| -> Value {
-        containers.iter().map(|container| container_status(pod, seen, container, is_init, now)).collect()
+    let statuses = |containers: &[DesiredContainer]| -> Value {
+        containers.iter().map(|container| container_status(pod, seen, container, now)).collect()
     };
     if !pod.init_containers.is_empty() {
-        status.insert("initContainerStatuses".into(), statuses(&pod.init_containers, true));
+        status.insert("initContainerStatuses".into(), statuses(&pod.init_containers));
     }
-    status.insert("containerStatuses".into(), statuses(&pod.containers, false));
+    status.insert("containerStatuses".into(), statuses(&pod.containers));
+    if !pod.ephemeral_containers.is_empty() {
+        status.insert("ephemeralContainerStatuses".into(), statuses(&pod.ephemeral_containers));
+    }
     Value::Object(status)
+}
+
+/// A list of one that takes the place of whatever was there.
+fn replaced(only: Value) -> Value {
+    json!([{"$patch": "replace"}, only])
 }
 
 fn container_status(
     pod: &DesiredPod,
     seen: &Observed,
     container: &DesiredContainer,
-    is_init: bool,
     now: Timestamp,
 ) -> Value {
     let state = seen.container(&container.name);
-    let (current, last) = states(pod, seen, container, state, is_init, now);
+    let (current, last) = states(pod, seen, container, state, now);
     let identity = match &state.phase {
         Phase::Running { .. } => Some(state.attempt),
         Phase::Ended(ended) => Some(ended.attempt),
         _ => state.last.as_ref().map(|ended| ended.attempt),
     };
-    let ready = if is_init {
-        matches!(&state.phase, Phase::Ended(ended) if ended.code == 0)
-    } else {
-        state.is_running() && state.ready
+    let ready = match container.role {
+        Role::Init => matches!(&state.phase, Phase::Ended(ended) if ended.code == 0),
+        Role::Ephemeral => false,
+        Role::Main | Role::Sidecar => state.is_running() && state.ready,
     };
-    json!({
+    let mut status = json!({
         "name": container.name,
         "image": container.image,
         "imageID": state.digest,
@@ -142,7 +178,16 @@ fn container_status(
         "started": state.is_running() && state.started,
         "state": current,
         "lastState": last,
-    })
+    });
+    let resources = if state.is_running() { &state.resources } else { &container.resources.written };
+    if resources.as_object().is_some_and(|it| !it.is_empty()) {
+        status["resources"] = resources.clone();
+        let asked = resources["requests"].as_object().filter(|it| !it.is_empty());
+        if let Some(asked) = asked {
+            status["allocatedResources"] = json!(asked);
+        }
+    }
+    status
 }
 
 fn states(
@@ -150,7 +195,6 @@ fn states(
     seen: &Observed,
     container: &DesiredContainer,
     state: &ContainerState,
-    is_init: bool,
     now: Timestamp,
 ) -> (Value, Value) {
     let waiting = |reason: &str, message: &str| {
@@ -180,22 +224,26 @@ fn states(
     {
         return (waiting("Unsupported", &problem.message), last);
     }
-    let over = seen.failed.is_some();
+    let is_init = matches!(container.role, Role::Init | Role::Sidecar);
+    let over = seen.failed.is_some() || main_outcome(pod, seen).is_some();
     match &state.phase {
         Phase::Running { since } => (json!({"running": {"startedAt": time(*since)}}), last),
         Phase::Ended(ended) => {
-            let committing =
-                pod.commit.is_some() && ended.code == 0 && state.commit != CommitState::Done && !is_init;
+            let committing = container.role == Role::Main
+                && pod.commit.is_some()
+                && ended.code == 0
+                && state.commit != CommitState::Done;
             if committing && let Some(since) = ended.started_at {
                 // Its work is not done before its files are kept.
                 return (json!({"running": {"startedAt": time(since)}}), last);
             }
-            let restarts = should_restart(pod, is_init, ended) && seen.deletion.is_none() && !over;
+            let again = state.replace || should_restart(pod, container, ended);
+            let restarts = again && seen.deletion.is_none() && !over;
             if restarts && let ImageState::Failed(failure) = &state.image {
                 return (waiting(&failure.reason, &failure.message), terminated(ended));
             }
             let at = restart_at(state, ended);
-            if restarts && now < at {
+            if restarts && !state.replace && now < at {
                 let delay = at.duration_since(ended.finished_at).as_secs();
                 let message = format!(
                     "back-off {delay}s restarting failed container={} pod={}",
@@ -225,23 +273,29 @@ fn states(
     }
 }
 
-fn quality_of_service(pod: &DesiredPod) -> &'static str {
-    let all = || pod.init_containers.iter().chain(&pod.containers);
-    let asks = |it: &DesiredContainer| {
-        it.cpu_millis_request.is_some()
-            || it.memory_bytes_request.is_some()
+pub fn quality_of_service(pod: &DesiredPod) -> &'static str {
+    // What the pod as a whole asks for decides where it says something.
+    let whole = &pod.resources;
+    let of_pod = whole.written.as_object().is_some_and(|it| !it.is_empty());
+    let all: Vec<_> = match of_pod {
+        true => vec![whole],
+        false => pod.init_containers.iter().chain(&pod.containers).map(|it| &it.resources).collect(),
+    };
+    let asks = all.iter().any(|it| {
+        it.cpu_millis_request.is_some_and(|it| it > 0)
+            || it.memory_bytes_request.is_some_and(|it| it > 0)
             || it.cpu_millis_max.is_some()
             || it.memory_bytes_max.is_some()
-    };
-    let guaranteed = |it: &DesiredContainer| {
+    });
+    let guaranteed = all.iter().all(|it| {
         it.cpu_millis_max.is_some()
             && it.memory_bytes_max.is_some()
             && it.cpu_millis_request == it.cpu_millis_max
             && it.memory_bytes_request == it.memory_bytes_max
-    };
+    });
     match () {
-        _ if !all().any(asks) => "BestEffort",
-        _ if all().all(guaranteed) => "Guaranteed",
+        _ if !asks => "BestEffort",
+        _ if guaranteed => "Guaranteed",
         _ => "Burstable",
     }
 }
@@ -249,8 +303,8 @@ fn quality_of_service(pod: &DesiredPod) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Deletion, Failure};
     use crate::pod::lower_pod;
+    use crate::state::{Deletion, Failure};
 
     fn pod(policy: &str) -> DesiredPod {
         lower_pod(&json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
@@ -259,6 +313,11 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_795_311_845 + seconds).unwrap()
+    }
+
+    fn told(pod: &DesiredPod, seen: &Observed, before: &Value, now: Timestamp) -> Value {
+        let about = About { pod, seen, object: &Value::Null, before, host_ip: "10.88.0.1" };
+        pod_status(&about, now)
     }
 
     fn running() -> Observed {
@@ -280,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_running_pod_tells_where_it_is() {
-        let status = pod_status(&pod("Always"), &running(), &Value::Null, "10.88.0.1", at(2));
+        let status = told(&pod("Always"), &running(), &Value::Null, at(2));
         assert_eq!(status["phase"], "Running");
         assert_eq!((&status["podIP"], &status["hostIP"]), (&json!("10.88.0.5"), &json!("10.88.0.1")));
         let container = &status["containerStatuses"][0];
@@ -288,7 +347,7 @@ mod tests {
         assert_eq!((&container["ready"], &container["containerID"]), (&json!(true), &json!("naru://u/a-0")));
         assert_eq!(condition(&status, "Ready"), ("True".into(), "2026-11-22T01:44:07Z".into()));
         // Told again later, the time of the change stays.
-        let again = pod_status(&pod("Always"), &running(), &status, "10.88.0.1", at(60));
+        let again = told(&pod("Always"), &running(), &status, at(60));
         assert_eq!(condition(&again, "Ready").1, "2026-11-22T01:44:07Z");
     }
 
@@ -301,7 +360,7 @@ mod tests {
             was_ready: true,
             forced: false,
         });
-        let status = pod_status(&pod("Always"), &seen, &Value::Null, "h", at(5));
+        let status = told(&pod("Always"), &seen, &Value::Null, at(5));
         assert_eq!(condition(&status, "Ready").0, "False");
         assert_eq!(condition(&status, "ContainersReady").0, "True");
     }
@@ -311,14 +370,14 @@ mod tests {
         let reason = |status: &Value| status["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
         let mut seen =
             Observed { sandbox: SandboxState::Ready { address: "x".into() }, ..Observed::default() };
-        let status = pod_status(&pod("Always"), &seen, &Value::Null, "h", at(0));
+        let status = told(&pod("Always"), &seen, &Value::Null, at(0));
         assert_eq!((reason(&status), &status["phase"]), (json!("ContainerCreating"), &json!("Pending")));
         let state = seen.containers.entry("a".into()).or_default();
         state.image = ImageState::Failed(Failure::new("ErrImagePull", "no route".into(), 0, at(0)));
-        assert_eq!(reason(&pod_status(&pod("Always"), &seen, &Value::Null, "h", at(0))), "ErrImagePull");
+        assert_eq!(reason(&told(&pod("Always"), &seen, &Value::Null, at(0))), "ErrImagePull");
         let state = seen.containers.get_mut("a").unwrap();
         state.image = ImageState::Failed(Failure::new("ErrImagePull", "no route".into(), 1, at(0)));
-        assert_eq!(reason(&pod_status(&pod("Always"), &seen, &Value::Null, "h", at(0))), "ImagePullBackOff");
+        assert_eq!(reason(&told(&pod("Always"), &seen, &Value::Null, at(0))), "ImagePullBackOff");
         let state = seen.containers.get_mut("a").unwrap();
         state.image = ImageState::Present;
         for attempt in 0..2 {
@@ -333,7 +392,7 @@ mod tests {
                 finished_at: at(1),
             });
         }
-        let status = pod_status(&pod("Always"), &seen, &Value::Null, "h", at(2));
+        let status = told(&pod("Always"), &seen, &Value::Null, at(2));
         assert_eq!((reason(&status), &status["phase"]), (json!("CrashLoopBackOff"), &json!("Running")));
         let container = &status["containerStatuses"][0];
         assert_eq!(container["lastState"]["terminated"]["exitCode"], 1);
@@ -341,7 +400,7 @@ mod tests {
             container["state"]["waiting"]["message"],
             "back-off 10s restarting failed container=a pod=p"
         );
-        let status = pod_status(&pod("Never"), &seen, &Value::Null, "h", at(2));
+        let status = told(&pod("Never"), &seen, &Value::Null, at(2));
         assert_eq!(
             (&status["phase"], &status["containerStatuses"][0]["state"]["terminated"]["reason"]),
             (&json!("Failed"), &json!("Error"))
@@ -351,12 +410,12 @@ mod tests {
     #[test]
     fn an_unsupported_pod_says_so() {
         let pod =
-            lower_pod(&json!({"metadata": {}, "spec": {"hostPID": true, "containers": [{"name": "a"}]}}));
-        let status = pod_status(&pod, &Observed::default(), &Value::Null, "h", at(0));
+            lower_pod(&json!({"metadata": {}, "spec": {"hostUsers": false, "containers": [{"name": "a"}]}}));
+        let status = told(&pod, &Observed::default(), &Value::Null, at(0));
         assert_eq!(status["reason"], "Unsupported");
         assert_eq!(
             status["containerStatuses"][0]["state"]["waiting"]["message"],
-            "spec.hostPID is not supported by this node"
+            "spec.hostUsers: false is not supported by this node"
         );
     }
 }

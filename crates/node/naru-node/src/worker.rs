@@ -5,6 +5,7 @@
 
 mod act;
 mod observe;
+mod resize;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -20,11 +21,12 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::image::{ImageError, ImageInfo};
-use crate::plan::{ContainerState, Observed, Phase, plan};
+use crate::plan::plan;
 use crate::pod::{DesiredContainer, DesiredPod, lower_pod};
 use crate::prober::ProbeReport;
 use crate::record::Record;
 use crate::shared::{ContainerView, PodView, Shared};
+use crate::state::{ContainerState, Observed, Phase};
 use crate::{effects, status};
 
 /// Events on their way to a loop that is busy with an API request.
@@ -42,12 +44,20 @@ pub(crate) enum Order {
 
 enum Event {
     Order(Order),
-    Sandbox(Result<(Sandbox, String), effects::SandboxFailure>),
+    Sandbox(Result<effects::Made, effects::SandboxFailure>),
     Image(String, Result<ImageInfo, ImageError>),
     Started(String, u32, Result<naru_runtime::Started, StartError>),
     /// `None`: the shim died.
     Shim(Option<BTreeMap<String, ContainerStatus>>),
     Probe(ProbeReport),
+    /// A postStart hook of this attempt has returned.
+    PostStart(String, u32, Result<(), String>),
+    /// A preStop hook of this attempt has returned, or its time is over.
+    PreStop(String, u32, Result<(), String>),
+    /// A ConfigMap or Secret that a volume shows has changed.
+    Sources,
+    /// The volumes were written again; when their tokens want to be renewed.
+    Filled(Result<Option<Timestamp>, String>),
     Committed(String, Result<(), ImageError>),
     TornDown,
 }
@@ -80,6 +90,19 @@ pub(crate) struct Worker {
     published: Value,
     publish_at: Option<Timestamp>,
     recorded: Record,
+    /// Followers of what the volumes show.
+    followers: JoinSet<()>,
+    filling: Filling,
+    fill_at: Option<Timestamp>,
+}
+
+/// Whether the volumes of files are being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filling {
+    Idle,
+    Busy,
+    /// Something changed meanwhile.
+    Again,
 }
 
 /// The agent's end of a worker.
@@ -117,11 +140,15 @@ pub(crate) fn start(shared: Arc<Shared>, object: Arc<Value>, record: Option<Reco
             tasks: JoinSet::new(),
             probes: HashMap::new(),
             publish_at: None,
+            followers: JoinSet::new(),
+            filling: Filling::Idle,
+            fill_at: None,
         };
         worker.adopt().await;
         for problem in &worker.pod.problems {
-            worker.event(EventKind::Warning, "Unsupported", problem.message.clone());
+            worker.event(EventKind::Warning, problem.reason, problem.message.clone());
         }
+        worker.refuse();
         worker.run().await;
     });
     WorkerHandle { events, task }
@@ -147,10 +174,7 @@ impl Worker {
             self.record();
             self.show();
             self.publish().await;
-            let wake_at = match (wake_at, self.publish_at) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            let wake_at = [wake_at, self.publish_at, self.fill_at].into_iter().flatten().min();
             let sleep = async {
                 match wake_at {
                     Some(at) => {
@@ -174,12 +198,15 @@ impl Worker {
                 }
                 () = sleep => {}
             }
+            if self.fill_at.is_some_and(|at| at <= Timestamp::now()) {
+                self.fill();
+            }
             while self.tasks.try_join_next().is_some() {}
         }
     }
 
     fn container(&self, name: &str) -> Option<&DesiredContainer> {
-        self.pod.init_containers.iter().chain(&self.pod.containers).find(|container| container.name == name)
+        self.pod.container(name)
     }
 
     fn state(&mut self, name: &str) -> &mut ContainerState {
@@ -193,6 +220,16 @@ impl Worker {
             let event = work.await;
             let _ = events.send(event).await;
         })
+    }
+
+    /// A pod that asks for what it must not have is finished at once, as kubelet rejects it.
+    fn refuse(&mut self) {
+        let refused = self.pod.problems.iter().find(|problem| problem.reason != "Unsupported");
+        if let Some(problem) = refused
+            && self.seen.failed.is_none()
+        {
+            self.seen.failed = Some((problem.reason.to_owned(), problem.message.clone()));
+        }
     }
 
     fn event(&self, kind: EventKind, reason: &'static str, message: String) {
@@ -215,9 +252,7 @@ impl Worker {
     fn show(&self) {
         let containers = self
             .pod
-            .init_containers
-            .iter()
-            .chain(&self.pod.containers)
+            .all()
             .map(|container| {
                 let state = self.seen.container(&container.name);
                 ContainerView {
@@ -242,14 +277,21 @@ impl Worker {
 
     async fn publish(&mut self) {
         let now = Timestamp::now();
-        let wanted = status::pod_status(&self.pod, &self.seen, &self.published, &self.shared.host_ip, now);
+        let about = status::About {
+            pod: &self.pod,
+            seen: &self.seen,
+            object: &self.object,
+            before: &self.published,
+            host_ip: &self.shared.host_ip,
+        };
+        let wanted = status::pod_status(&about, now);
         let forced = self.seen.deletion.as_ref().is_some_and(|deletion| deletion.forced);
         if wanted == self.published || forced {
             self.publish_at = None;
             return;
         }
         let client = &self.shared.client;
-        match client.patch_status(&kinds::POD, &self.pod.namespace, &self.pod.name, &wanted).await {
+        match client.merge_status(&kinds::POD, &self.pod.namespace, &self.pod.name, &wanted).await {
             Ok(_) => {
                 self.published = wanted;
                 self.publish_at = None;

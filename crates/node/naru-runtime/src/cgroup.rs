@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Slice;
+use crate::spec;
 
 /// One mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -223,6 +224,53 @@ pub fn usage(group: &str) -> Option<Usage> {
         }
     }
     exists.then_some(usage)
+}
+
+/// What a running container may use from now on. `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    pub memory_bytes_max: Option<u64>,
+    /// Thousandths of a core.
+    pub cpu_millis_max: Option<u64>,
+    pub cpu_millis_request: Option<u64>,
+}
+
+/// Changes the limits of a group that exists. An error may leave some of them changed; doing it again is safe.
+pub fn set_limits(group: &str, limits: &Limits) -> std::io::Result<()> {
+    for hierarchy in hierarchies() {
+        let path = hierarchy.path(group);
+        if !path.exists() {
+            continue;
+        }
+        let write = |file: &str, value: String| {
+            fs::write(path.join(file), &value)
+                .map_err(|error| std::io::Error::new(error.kind(), format!("{file} to {value}: {error}")))
+        };
+        let quota = limits.cpu_millis_max.map(spec::quota);
+        let shares = spec::shares_of(limits.cpu_millis_request);
+        if hierarchy.controllers.is_none() {
+            if path.join("memory.max").exists() {
+                let max = limits.memory_bytes_max.map_or("max".to_owned(), |bytes| bytes.to_string());
+                write("memory.max", max)?;
+            }
+            if path.join("cpu.max").exists() {
+                let max = quota.map_or("max".to_owned(), |quota| quota.to_string());
+                write("cpu.max", format!("{max} {}", spec::PERIOD_MICROSECONDS))?;
+                // The kernel's own translation of v1 shares.
+                write("cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string())?;
+            }
+            continue;
+        }
+        if hierarchy.has("memory") {
+            let max = limits.memory_bytes_max.map_or("-1".to_owned(), |bytes| bytes.to_string());
+            write("memory.limit_in_bytes", max)?;
+        }
+        if hierarchy.has("cpu") {
+            write("cpu.cfs_quota_us", quota.map_or("-1".to_owned(), |quota| quota.to_string()))?;
+            write("cpu.shares", shares.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// How often the kernel killed something in `group` for want of memory.

@@ -54,6 +54,31 @@ pub struct SandboxConfig {
     pub slice: Slice,
     /// Size of the `/dev/shm` that the pod's containers share.
     pub shared_memory_bytes_max: u64,
+    /// Share the machine's instead of having an own one.
+    #[serde(default)]
+    pub host_network: bool,
+    #[serde(default)]
+    pub host_ipc: bool,
+    #[serde(default)]
+    pub host_pids: bool,
+    /// The containers see each other's processes.
+    #[serde(default)]
+    pub share_pids: bool,
+    /// Kernel settings of the pod's own namespaces, `net.ipv4.ip_local_port_range` and its value.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
+    #[serde(default)]
+    pub memory_volumes: Vec<MemoryVolume>,
+}
+
+/// A directory that is in memory for as long as the pod lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryVolume {
+    /// Exists.
+    pub path: PathBuf,
+    pub bytes_max: Option<u64>,
+    pub group: Option<u32>,
 }
 
 impl SandboxConfig {
@@ -68,6 +93,12 @@ impl SandboxConfig {
             pod_cgroup: format!("/naru/{}/{id}", slice.name()),
             slice,
             shared_memory_bytes_max: 64 << 20,
+            host_network: false,
+            host_ipc: false,
+            host_pids: false,
+            share_pids: false,
+            sysctls: Vec::new(),
+            memory_volumes: Vec::new(),
         }
     }
 
@@ -87,6 +118,9 @@ pub struct User {
     pub supplementary_gids: Vec<u32>,
     /// Refuse to start when the result is user 0.
     pub must_not_be_root: bool,
+    /// Groups of the image's user database do not count.
+    #[serde(default)]
+    pub only_given_groups: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -122,6 +156,15 @@ pub struct Mount {
     /// Absolute inside the container; symbolic links on the way are resolved inside its root.
     pub destination: PathBuf,
     pub read_only: bool,
+    /// A path below `source`, made as a directory when it is missing; links in it never lead out of `source`.
+    #[serde(default)]
+    pub sub_path: Option<PathBuf>,
+}
+
+impl Mount {
+    pub fn new(source: impl Into<PathBuf>, destination: impl Into<PathBuf>, read_only: bool) -> Self {
+        Self { source: source.into(), destination: destination.into(), read_only, sub_path: None }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -139,6 +182,18 @@ pub struct ContainerConfig {
     /// Names without `CAP_`; `None` is the default set.
     pub capabilities: Option<Vec<String>>,
     pub no_new_privileges: bool,
+    /// Everything the machine has: all capabilities and devices, no filter, no masks.
+    #[serde(default)]
+    pub privileged: bool,
+    /// `capabilities` began with all that there are; those that the machine lacks are left out.
+    #[serde(default)]
+    pub all_capabilities: bool,
+    /// No filter of system calls.
+    #[serde(default)]
+    pub unfiltered: bool,
+    /// `/proc` without masks.
+    #[serde(default)]
+    pub unmasked_proc: bool,
     pub memory_bytes_max: Option<u64>,
     /// Thousandths of a core.
     pub cpu_millis_max: Option<u64>,
@@ -174,6 +229,10 @@ impl ContainerConfig {
             mounts: Vec::new(),
             capabilities: None,
             no_new_privileges: true,
+            privileged: false,
+            all_capabilities: false,
+            unfiltered: false,
+            unmasked_proc: false,
             memory_bytes_max: None,
             cpu_millis_max: None,
             cpu_millis_request: None,

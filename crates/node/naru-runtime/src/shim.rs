@@ -79,13 +79,10 @@ fn set_up(directory: &Path) -> Result<i32, String> {
     cgroup::join(&config.shim_cgroup, std::process::id() as i32);
     cgroup::ensure(&config.pod_cgroup, config.slice);
 
-    unshare(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS,
-    )
-    .map_err(say("cannot make namespaces (naru needs root)"))?;
+    let mut namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
+    namespaces.set(CloneFlags::CLONE_NEWNET, !config.host_network);
+    namespaces.set(CloneFlags::CLONE_NEWIPC, !config.host_ipc);
+    unshare(namespaces).map_err(say("cannot make namespaces (naru needs root)"))?;
     sys::set_host_name(&config.hostname).map_err(say("cannot set the host name"))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(say("cannot detach mounts"))?;
@@ -98,6 +95,19 @@ fn set_up(directory: &Path) -> Result<i32, String> {
         Some(size.as_str()),
     )
     .map_err(say("cannot mount the pod's shared memory"))?;
+
+    for volume in &config.memory_volumes {
+        let group = volume.group.map_or("mode=0777".to_owned(), |group| format!("mode=2777,gid={group}"));
+        let size = volume.bytes_max.map_or(String::new(), |bytes| format!(",size={bytes}"));
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("tmpfs"), &volume.path, Some("tmpfs"), flags, Some(format!("{group}{size}").as_str()))
+            .map_err(say("cannot mount a volume in memory"))?;
+    }
+    for (name, value) in &config.sysctls {
+        // Settings of the namespaces that this process is in.
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        fs::write(path, value).map_err(|error| format!("cannot set {name} to {value}: {error}"))?;
+    }
 
     if let Some(parent) = config.socket.parent() {
         fs::create_dir_all(parent).map_err(say("cannot make the socket's directory"))?;
@@ -207,6 +217,8 @@ struct Shim {
     reaped: HashMap<i32, WaitStatus>,
     shutting_down: Vec<usize>,
     finished: bool,
+    /// First process of the pid namespace that the containers share.
+    pause: Option<i32>,
 }
 
 /// What a ready descriptor stands for.
@@ -262,8 +274,13 @@ impl Shim {
         };
         let text = serde_json::to_vec(&record).map_err(say("cannot write shim.json"))?;
         write_durably(&config.directory.join("shim.json"), &text).map_err(say("cannot write shim.json"))?;
+        let pause = match config.share_pids && !config.host_pids {
+            true => Some(hold_pids(&config).map_err(say("cannot share process ids"))?),
+            false => None,
+        };
         Ok(Self {
             config,
+            pause,
             listener,
             signals,
             clients: BTreeMap::new(),
@@ -593,10 +610,12 @@ impl Shim {
                 let stdio = Stdio { stdin, stdout: out_write.into(), stderr: error_write.into() };
                 let parent = std::os::unix::process::parent_id();
                 // Panics must not unwind into the shim's loop in the wrong process.
-                let result = std::panic::catch_unwind(|| start::start(&self.config, parent, config, stdio))
-                    .unwrap_or_else(|_| {
-                        Err(other("starting the container panicked; this is a bug in Naru".to_owned()))
-                    });
+                let result = std::panic::catch_unwind(|| {
+                    start::start(&self.config, parent, self.pause, config, stdio)
+                })
+                .unwrap_or_else(|_| {
+                    Err(other("starting the container panicked; this is a bug in Naru".to_owned()))
+                });
                 let response = match result {
                     Ok(started) => Response::Started(started),
                     Err(failure) => Response::Failed(failure),
@@ -844,6 +863,9 @@ impl Shim {
         }
         let ended = self.containers.values().all(|container| matches!(container.phase, Phase::Exited(_)));
         // Processes of an exec may still be in a group; removal kills them and is tried again.
+        if let Some(pause) = self.pause.take_if(|_| ended) {
+            let _ = kill(Pid::from_raw(pause), Signal::SIGKILL);
+        }
         if ended && cgroup::remove(&self.config.pod_cgroup) {
             let _ = fs::remove_file(&self.config.socket);
             for number in std::mem::take(&mut self.shutting_down) {
@@ -876,6 +898,39 @@ impl Shim {
             }
         }
     }
+}
+
+/// A process that is the first in a new pid namespace and does nothing but take leave of the dead.
+fn hold_pids(config: &SandboxConfig) -> std::io::Result<i32> {
+    let (mut told, mut tell) = std::io::pipe()?;
+    let Fork::Parent(helper) = sys::fork()? else {
+        // The namespace is that of the next fork, whose parent becomes the shim.
+        let forked =
+            unshare(CloneFlags::CLONE_NEWPID).map_err(std::io::Error::from).and_then(|()| sys::fork());
+        match forked {
+            Ok(Fork::Parent(pid)) => {
+                let _ = tell.write_all(&pid.to_ne_bytes());
+            }
+            Ok(Fork::Child) => {
+                drop((told, tell));
+                sys::set_process_name("pause");
+                sys::close_from(3);
+                sys::reap_for_ever();
+            }
+            Err(_) => {}
+        }
+        sys::exit_now(0);
+    };
+    drop(tell);
+    let mut pid = [0; 4];
+    told.read_exact(&mut pid)?;
+    let _ = waitpid(Pid::from_raw(helper), None);
+    let pid = i32::from_ne_bytes(pid);
+    // A group of its own: with v2 a group has processes or groups, not both.
+    let group = format!("{}/pause", config.pod_cgroup);
+    cgroup::ensure(&group, config.slice);
+    cgroup::join(&group, pid);
+    Ok(pid)
 }
 
 fn set_nonblocking(file: &File) {

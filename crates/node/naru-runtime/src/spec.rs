@@ -25,6 +25,51 @@ pub const CAPABILITIES_DEFAULT: &[&str] = &[
     "AUDIT_WRITE",
 ];
 
+/// Everything that the kernel knows, in its own order: the place is the number.
+pub const CAPABILITIES_ALL: &[&str] = &[
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
 const MASKED_PATHS: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
@@ -58,6 +103,12 @@ pub struct ResolvedUser {
 pub struct Surroundings<'a> {
     /// Process whose network, ipc and uts namespaces the container shares: the shim.
     pub namespace_pid: u32,
+    /// Process whose pid namespace the container shares.
+    pub pids_of: Option<u32>,
+    /// Capabilities that this process could pass on.
+    pub capability_bits: u64,
+    /// Device nodes of the machine, for a privileged container.
+    pub devices: Vec<Value>,
     pub user: ResolvedUser,
     /// Parts of the host image's masks to bind back read-only.
     pub read_only_binds: &'a [PathBuf],
@@ -71,10 +122,21 @@ pub fn container_cgroup(sandbox: &SandboxConfig, container: &str) -> String {
 }
 
 pub fn lower_to_oci(sandbox: &SandboxConfig, config: &ContainerConfig, around: &Surroundings) -> Value {
-    let capabilities: Vec<String> = match &config.capabilities {
-        Some(names) => names.iter().map(|name| format!("CAP_{name}")).collect(),
-        None => CAPABILITIES_DEFAULT.iter().map(|name| format!("CAP_{name}")).collect(),
+    let names: Vec<&str> = match &config.capabilities {
+        _ if config.privileged => CAPABILITIES_ALL.to_vec(),
+        Some(names) => names.iter().map(String::as_str).collect(),
+        None => CAPABILITIES_DEFAULT.to_vec(),
     };
+    // "All" are all that this machine may give; one that was asked for by name fails where it is missing.
+    let given = |name: &&str| {
+        let at = CAPABILITIES_ALL.iter().position(|it| it == name);
+        at.is_none_or(|at| around.capability_bits & (1 << at) != 0)
+    };
+    let capabilities: Vec<String> = names
+        .into_iter()
+        .filter(|name| !(config.privileged || config.all_capabilities) || given(name))
+        .map(|name| format!("CAP_{name}"))
+        .collect();
     let files = OPEN_FILES_MAX.min(around.open_files_hard_max);
     let mut environment: Vec<String> =
         config.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -107,6 +169,23 @@ pub fn lower_to_oci(sandbox: &SandboxConfig, config: &ContainerConfig, around: &
     if let Some(score) = config.out_of_memory_score {
         process["oomScoreAdj"] = json!(score);
     }
+    let mut namespaces = vec![
+        json!({"type": "mount"}),
+        namespace("network", "net"),
+        namespace("ipc", "ipc"),
+        namespace("uts", "uts"),
+    ];
+    match around.pids_of {
+        Some(pid) => namespaces.push(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")})),
+        None if sandbox.host_pids => {}
+        None => namespaces.push(json!({"type": "pid"})),
+    }
+    if !config.privileged {
+        namespaces.push(json!({"type": "cgroup"}));
+    }
+    let open = config.privileged || config.unmasked_proc;
+    let masked: &[&str] = if open { &[] } else { MASKED_PATHS };
+    let read_only: &[&str] = if open { &[] } else { READ_ONLY_PATHS };
     json!({
         "ociVersion": "1.0.2",
         "root": {"path": "rootfs", "readonly": config.root.read_only},
@@ -115,16 +194,10 @@ pub fn lower_to_oci(sandbox: &SandboxConfig, config: &ContainerConfig, around: &
         "linux": {
             "cgroupsPath": container_cgroup(sandbox, &config.id),
             "resources": resources(config),
-            "namespaces": [
-                {"type": "pid"},
-                {"type": "mount"},
-                {"type": "cgroup"},
-                namespace("network", "net"),
-                namespace("ipc", "ipc"),
-                namespace("uts", "uts"),
-            ],
-            "maskedPaths": MASKED_PATHS,
-            "readonlyPaths": READ_ONLY_PATHS,
+            "namespaces": namespaces,
+            "devices": around.devices,
+            "maskedPaths": masked,
+            "readonlyPaths": read_only,
         },
     })
 }
@@ -140,10 +213,11 @@ fn mounts(sandbox: &SandboxConfig, config: &ContainerConfig, around: &Surroundin
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
         special("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        special("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ];
+    let write = if config.privileged { "rw" } else { "ro" };
+    list.push(special("/sys", "sysfs", &["nosuid", "noexec", "nodev", write]));
     if around.unified_cgroups {
-        list.push(special("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]));
+        list.push(special("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", write]));
     }
     let bind = |mount: &Mount| {
         // `rro` also covers what is mounted below the source.
@@ -154,17 +228,10 @@ fn mounts(sandbox: &SandboxConfig, config: &ContainerConfig, around: &Surroundin
         };
         json!({"destination": mount.destination, "type": "bind", "source": mount.source, "options": options})
     };
-    list.push(bind(&Mount {
-        source: sandbox.directory.join("shm"),
-        destination: "/dev/shm".into(),
-        read_only: false,
-    }));
-    list.extend(
-        around
-            .read_only_binds
-            .iter()
-            .map(|path| bind(&Mount { source: path.clone(), destination: path.clone(), read_only: true })),
-    );
+    let shared_memory =
+        if sandbox.host_ipc { PathBuf::from("/dev/shm") } else { sandbox.directory.join("shm") };
+    list.push(bind(&Mount::new(shared_memory, "/dev/shm", false)));
+    list.extend(around.read_only_binds.iter().map(|path| bind(&Mount::new(path, path, true))));
     // Parents before children, whatever order the pod lists them in.
     let mut wanted: Vec<&Mount> = config.mounts.iter().collect();
     wanted.sort_by_key(|mount| mount.destination.components().count());
@@ -172,28 +239,46 @@ fn mounts(sandbox: &SandboxConfig, config: &ContainerConfig, around: &Surroundin
     list
 }
 
+/// Quotas are for this long.
+pub(crate) const PERIOD_MICROSECONDS: u64 = 100_000;
+
+/// The kernel refuses quotas below a millisecond.
+pub(crate) fn quota(cpu_millis: u64) -> u64 {
+    (cpu_millis * PERIOD_MICROSECONDS / 1000).max(1000)
+}
+
+/// As kubelet: 1000 millis are 1024 shares; nothing asked is the least there is.
+pub(crate) fn shares_of(cpu_millis: Option<u64>) -> u64 {
+    (cpu_millis.unwrap_or(0) * 1024 / 1000).clamp(2, 262_144)
+}
+
 fn resources(config: &ContainerConfig) -> Value {
-    const PERIOD_MICROSECONDS: u64 = 100_000;
     let mut cpu = serde_json::Map::new();
     if let Some(millis) = config.cpu_millis_max.filter(|millis| *millis > 0) {
-        // The kernel refuses quotas below a millisecond.
-        cpu.insert("quota".into(), json!((millis * PERIOD_MICROSECONDS / 1000).max(1000)));
+        cpu.insert("quota".into(), json!(quota(millis)));
         cpu.insert("period".into(), json!(PERIOD_MICROSECONDS));
     }
-    // As kubelet: 1000 millis are 1024 shares; nothing asked is the least there is.
-    let asked = config.cpu_millis_request.unwrap_or(0);
-    cpu.insert("shares".into(), json!((asked * 1024 / 1000).clamp(2, 262_144)));
+    cpu.insert("shares".into(), json!(shares_of(config.cpu_millis_request)));
     let device = |major: i64, minor: Value| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"});
+    let mut devices = vec![
+        json!({"allow": false, "access": "rwm"}),
+        device(1, json!(3)),
+        device(1, json!(5)),
+        device(1, json!(7)),
+        device(1, json!(8)),
+        device(1, json!(9)),
+        device(5, json!(0)),
+        device(5, json!(1)),
+        device(5, json!(2)),
+        json!({"allow": true, "type": "c", "major": 136, "access": "rwm"}),
+    ];
+    if config.privileged {
+        devices = vec![json!({"allow": true, "access": "rwm"})];
+    }
     let mut resources = json!({
         "pids": {"limit": config.pids_max},
         "cpu": cpu,
-        "devices": [
-            {"allow": false, "access": "rwm"},
-            device(1, json!(3)), device(1, json!(5)), device(1, json!(7)),
-            device(1, json!(8)), device(1, json!(9)),
-            device(5, json!(0)), device(5, json!(1)), device(5, json!(2)),
-            {"allow": true, "type": "c", "major": 136, "access": "rwm"},
-        ],
+        "devices": devices,
     });
     if let Some(bytes) = config.memory_bytes_max {
         resources["memory"] = json!({"limit": bytes});
@@ -203,7 +288,8 @@ fn resources(config: &ContainerConfig) -> Value {
 
 /// True when a container was deliberately given the capability that the filter is there to deny.
 pub fn is_admin(config: &ContainerConfig) -> bool {
-    config.capabilities.as_ref().is_some_and(|names| names.iter().any(|name| name == "SYS_ADMIN"))
+    config.privileged
+        || config.capabilities.as_ref().is_some_and(|names| names.iter().any(|name| name == "SYS_ADMIN"))
 }
 
 pub(crate) fn unified() -> bool {
@@ -218,6 +304,9 @@ mod tests {
     fn lower(config: &ContainerConfig) -> Value {
         let around = Surroundings {
             namespace_pid: 7,
+            pids_of: None,
+            capability_bits: u64::MAX,
+            devices: Vec::new(),
             user: ResolvedUser::default(),
             read_only_binds: &[],
             open_files_hard_max: 20_000,
@@ -247,11 +336,7 @@ mod tests {
     fn a_volume_inside_a_volume_is_mounted_after_it() {
         let mut config = ContainerConfig::new("c-0", RootFs::layers(["/l"]), ["/true"]);
         for destination in ["/data/inner", "/data"] {
-            config.mounts.push(Mount {
-                source: "/s".into(),
-                destination: destination.into(),
-                read_only: false,
-            });
+            config.mounts.push(Mount::new("/s", destination, false));
         }
         let spec = lower(&config);
         let order: Vec<&str> = spec["mounts"]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -12,7 +12,9 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use pathrs::flags::OpenFlags;
 
-use crate::config::{ContainerConfig, SandboxConfig, StartFailure, StartFailureKind, Started, User};
+use nix::mount::MsFlags;
+
+use crate::config::{ContainerConfig, Mount, SandboxConfig, StartFailure, StartFailureKind, Started, User};
 use crate::executor::{NOT_EXECUTABLE_MARK, NOT_FOUND_MARK, PodExecutor};
 use crate::spec::{self, ResolvedUser, Surroundings};
 use crate::{rootfs, seccomp, sys, trace};
@@ -43,6 +45,7 @@ pub struct Stdio {
 pub fn start(
     sandbox: &SandboxConfig,
     shim_pid: u32,
+    pause: Option<i32>,
     config: &ContainerConfig,
     stdio: Stdio,
 ) -> Result<Started, StartFailure> {
@@ -61,6 +64,7 @@ pub fn start(
         }
     })?;
     let mut config = config.clone();
+    stage_sub_paths(&directory, &mut config.mounts)?;
     for mount in &mut config.mounts {
         mount.destination = rootfs::resolve_destination(&root, &mount.destination);
     }
@@ -76,6 +80,9 @@ pub fn start(
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_err(other)?;
     let around = Surroundings {
         namespace_pid: shim_pid,
+        capability_bits: sys::bounding_capabilities(),
+        pids_of: pause.map(i32::unsigned_abs),
+        devices: if config.privileged { host_devices(Path::new("/dev")) } else { Vec::new() },
         user,
         read_only_binds: &read_only_binds,
         open_files_hard_max,
@@ -92,7 +99,7 @@ pub fn start(
         .with_root_path(sandbox.directory.join("oci"))
         .map_err(explain)?
         .with_executor(PodExecutor {
-            filter: config.no_new_privileges.then_some(filter),
+            filter: (config.no_new_privileges && !config.unfiltered && !config.privileged).then_some(filter),
             die_with_parent: false,
         })
         .with_stdin(stdio.stdin)
@@ -204,6 +211,7 @@ fn look_up_user(wanted: &User, passwd: &str, group: &str) -> Result<ResolvedUser
     let mut additional_gids = wanted.supplementary_gids.clone();
     if let Some(entry) = &entry
         && group_name.is_none()
+        && !wanted.only_given_groups
     {
         let member_of = groups.values().filter(|(_, members)| members.contains(&entry[0]));
         additional_gids.extend(member_of.map(|(number, _)| *number));
@@ -214,9 +222,72 @@ fn look_up_user(wanted: &User, passwd: &str, group: &str) -> Result<ResolvedUser
     Ok(ResolvedUser { uid, gid, additional_gids, home })
 }
 
+/// Where binds of parts of volumes are prepared, in the container's directory.
+const STAGED: &str = "sub";
+
+/// A path below a volume is chosen by the pod, and what lies in the volume by its containers, so links are
+/// followed inside the volume only, and what was found is bound before anybody can swap it.
+fn stage_sub_paths(directory: &Path, mounts: &mut [Mount]) -> Result<(), StartFailure> {
+    let staged = directory.join(STAGED);
+    for (number, mount) in mounts.iter_mut().enumerate() {
+        let Some(sub_path) = mount.sub_path.take() else { continue };
+        let failed = |error: &dyn std::fmt::Display| {
+            other(format!("failed to prepare subPath `{}`: {error}", sub_path.display()))
+        };
+        let volume = pathrs::Root::open(&mount.source).map_err(|error| failed(&error))?;
+        let handle = match volume.resolve(&sub_path) {
+            Ok(handle) => handle,
+            Err(_) => {
+                volume.mkdir_all(&sub_path, &Permissions::from_mode(0o777)).map_err(|error| failed(&error))?
+            }
+        };
+        let found = handle.reopen(OpenFlags::O_PATH).map_err(|error| failed(&error))?;
+        let target = staged.join(number.to_string());
+        fs::create_dir_all(&staged).map_err(|error| failed(&error))?;
+        match found.metadata().is_ok_and(|it| it.is_dir()) {
+            true => fs::create_dir_all(&target).map_err(|error| failed(&error))?,
+            false => fs::write(&target, b"").map_err(|error| failed(&error))?,
+        }
+        let source = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        nix::mount::mount(Some(source.as_str()), &target, None::<&str>, flags, None::<&str>)
+            .map_err(|error| failed(&error))?;
+        mount.source = target;
+    }
+    Ok(())
+}
+
+/// The machine's device nodes, but for those that every container has of its own.
+fn host_devices(directory: &Path) -> Vec<serde_json::Value> {
+    const OWN: &[&str] = &["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/ptmx"];
+    let mut devices = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        if OWN.iter().any(|own| path == Path::new(own)) {
+            continue;
+        }
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            devices.extend(host_devices(&path));
+        } else if kind.is_char_device() || kind.is_block_device() {
+            devices.push(serde_json::json!({
+                "path": path, "type": if kind.is_char_device() { "c" } else { "b" },
+                "major": nix::sys::stat::major(metadata.rdev()), "minor": nix::sys::stat::minor(metadata.rdev()),
+                "fileMode": metadata.mode() & 0o777, "uid": metadata.uid(), "gid": metadata.gid(),
+            }));
+        }
+    }
+    devices
+}
+
 /// Takes away what a container leaves in the shim's namespace and in libcontainer's state.
 pub fn clean_up(sandbox: &SandboxConfig, container: &str) {
-    rootfs::unmount_root(&sandbox.container_directory(container));
+    let directory = sandbox.container_directory(container);
+    rootfs::unmount_root(&directory);
+    for entry in fs::read_dir(directory.join(STAGED)).into_iter().flatten().flatten() {
+        let _ = nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
     let _ = fs::remove_dir_all(sandbox.directory.join("oci").join(Path::new(container)));
     crate::cgroup::remove(&spec::container_cgroup(sandbox, container));
 }

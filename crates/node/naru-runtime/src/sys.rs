@@ -164,6 +164,30 @@ pub fn reset_signals() {
     }
 }
 
+/// The bounding set of this process, one bit per capability.
+pub fn bounding_capabilities() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bits = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(u64::MAX)
+}
+
+/// Closes every descriptor from `first` on.
+pub fn close_from(first: u32) {
+    // SAFETY: plain integers; the caller has no use for what it closes.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
+/// What the first process of a pid namespace owes the others. SIGCHLD is blocked.
+pub fn reap_for_ever() -> ! {
+    let mut child = nix::sys::signal::SigSet::empty();
+    child.add(nix::sys::signal::Signal::SIGCHLD);
+    loop {
+        // SAFETY: a null status is allowed.
+        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+        let _ = child.wait();
+    }
+}
+
 /// Replaces the process by `program`; returns only on failure.
 pub fn execute(program: &OsStr, arguments: &[String]) -> io::Error {
     let Ok(program) = CString::new(program.as_bytes()) else {

@@ -35,6 +35,9 @@ cases![
     an_exec_that_ends_at_once_keeps_its_code,
     an_attachment_sees_output_and_gives_input,
     the_pods_own_ports_can_be_dialled,
+    a_path_below_a_volume_never_leads_out_of_it,
+    a_pod_can_share_its_processes_and_set_its_own_settings,
+    a_privileged_container_has_the_machine,
     a_new_daemon_finds_what_happened,
     users_and_working_directories_are_the_images,
     a_bundle_runs_from_start_to_end,
@@ -84,6 +87,10 @@ impl Drop for Pod {
 
 impl Pod {
     async fn new() -> Pod {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut SandboxConfig)) -> Pod {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let directory = tempfile::tempdir().expect("a directory");
@@ -91,6 +98,7 @@ impl Pod {
         let mut config = SandboxConfig::new(&id, directory.path().join("pod"), directory.path().join("run"));
         config.hostname = "pod-name".into();
         config.shim_cgroup = format!("/naru/platform/test-{}", std::process::id());
+        change(&mut config);
         let program = HelperProgram::new("/proc/self/exe".as_ref()).expect("own program");
         let sandbox = Sandbox::create(&program, &config).await.expect("a sandbox");
         Pod { sandbox, config, program, ended: false, _directory: directory }
@@ -321,11 +329,7 @@ async fn mounts_stay_inside_the_root() {
         pod.shell("a-0", "cat /data/sub/file; touch /data/sub/new && echo wrote; touch /ro/x 2>&1");
     config.root = RootFs::layers([trap.path().to_owned(), busybox()]);
     for (destination, read_only) in [("/data/sub", false), ("/ro", true)] {
-        config.mounts.push(Mount {
-            source: volume.path().into(),
-            destination: destination.into(),
-            read_only,
-        });
+        config.mounts.push(Mount::new(volume.path(), destination, read_only));
     }
     let (_, log) = pod.run(&config).await;
     assert!(log.contains("volume") && log.contains("wrote") && log.contains("Read-only"), "{log}");
@@ -468,6 +472,56 @@ async fn the_pods_own_ports_can_be_dialled() {
     std::io::Read::read_to_string(&mut stream, &mut text).expect("read");
     assert_eq!(text, "hello\n");
     assert!(pod.sandbox.dial(8081, Duration::from_secs(1)).is_err());
+    pod.end().await;
+}
+
+async fn a_path_below_a_volume_never_leads_out_of_it() {
+    let pod = Pod::new().await;
+    let volume = tempfile::tempdir().expect("a directory");
+    fs::create_dir(volume.path().join("inner")).expect("made");
+    fs::write(volume.path().join("inner/file"), "mine").expect("written");
+    std::os::unix::fs::symlink("inner", volume.path().join("link")).expect("a link");
+    std::os::unix::fs::symlink("/etc", volume.path().join("escape")).expect("a link");
+    let mut config = pod.shell("a-0", "cat /f /d/file; echo; touch /n/new; echo $?");
+    for (path, destination) in [("inner/file", "/f"), ("link", "/d"), ("made/here", "/n")] {
+        let mount = Mount::new(volume.path(), destination, false);
+        config.mounts.push(Mount { sub_path: Some(path.into()), ..mount });
+    }
+    let (_, log) = pod.run(&config).await;
+    assert_eq!(log, "minemine\n0\n");
+    let mut config = pod.shell("b-0", "ls /e");
+    config.mounts.push(Mount { sub_path: Some("escape".into()), ..Mount::new(volume.path(), "/e", false) });
+    let error = pod.sandbox.start(&config).await.expect_err("`/etc` means the volume's, and there is none");
+    assert!(std::error::Error::source(&error).is_some_and(|it| it.to_string().contains("subPath")));
+    assert!(volume.path().join("made/here/new").exists());
+    pod.end().await;
+}
+
+async fn a_pod_can_share_its_processes_and_set_its_own_settings() {
+    let pod = Pod::with(|config| {
+        config.share_pids = true;
+        config.sysctls = vec![("kernel.shm_rmid_forced".into(), "1".into())];
+    })
+    .await;
+    pod.sandbox.start(&pod.shell("a-0", "sleep 4711")).await.expect("started");
+    let script = "until grep -qx sleep /proc/*/comm; do :; done; cat /proc/sys/kernel/shm_rmid_forced /proc/1/comm; \
+                  for p in /proc/[0-9]*; do grep -qx sleep $p/comm && kill ${p#/proc/} 2>/dev/null; done; true";
+    let (exit, log) = pod.run(&pod.shell("b-0", script)).await;
+    assert_eq!((exit.code, log.as_str()), (0, "1\npause\n"));
+    assert_eq!(pod.wait("a-0").await.code, 143);
+    pod.end().await;
+}
+
+async fn a_privileged_container_has_the_machine() {
+    let pod = Pod::new().await;
+    let script = "grep CapEff /proc/self/status; mkdir -p /m; mount -t tmpfs x /m && echo mounted; test -w /sys && \
+                  echo writable; grep Seccomp: /proc/self/status; test -c /dev/kmsg && echo devices";
+    let mut config = pod.shell("a-0", script);
+    config.privileged = true;
+    config.no_new_privileges = false;
+    let (_, log) = pod.run(&config).await;
+    assert!(!log.contains("CapEff:\t00000000a80"), "{log}");
+    assert!(log.contains("mounted\n") && log.contains("Seccomp:\t0") && log.contains("devices"), "{log}");
     pod.end().await;
 }
 

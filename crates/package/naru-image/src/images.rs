@@ -1,5 +1,6 @@
 //! Images: what a name means, what a container of it needs, and what may be forgotten.
 
+use crate::Credential;
 use crate::digest::Digest;
 use crate::host;
 use crate::layers::Layer;
@@ -278,6 +279,16 @@ impl ImageStore {
 
     /// The image, pulled if the policy says so and it is not here.
     pub async fn ensure(&self, name: &str, policy: PullPolicy) -> Result<LocalImage> {
+        self.ensure_with(name, policy, &[]).await
+    }
+
+    /// As [`ImageStore::ensure`], with credentials that go before the configured ones.
+    pub async fn ensure_with(
+        &self,
+        name: &str,
+        policy: PullPolicy,
+        credentials: &[Credential],
+    ) -> Result<LocalImage> {
         let reference = match self.resolve_name(name)? {
             Resolved::Host => return Ok(self.host_image()),
             Resolved::Name(it) => it,
@@ -297,7 +308,7 @@ impl ImageStore {
             let hint = if reference.is_local_only() { "; it is only ever built here" } else { "" };
             return Err(Error::NotFound { name: name.into(), hint });
         }
-        let digest = self.pull(&reference).await?;
+        let digest = self.pull_with(&reference, credentials).await?;
         let (store, name) = (self.clone(), name.to_owned());
         tokio::task::spawn_blocking(move || store.load(&name, &digest)).await.map_err(|_| Error::Task)?
     }

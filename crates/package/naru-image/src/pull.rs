@@ -72,15 +72,24 @@ struct Session<'a> {
     reference: &'a Reference,
     base: String,
     is_insecure: bool,
-    credential: Option<&'a Credential>,
+    credential: Option<Credential>,
     authorization: Option<String>,
 }
 
 impl ImageStore {
     /// Fetches what a name stands for at its registry, and tags it. Returns the manifest's digest.
     pub async fn pull(&self, reference: &Reference) -> Result<Digest, Error> {
+        self.pull_with(reference, &[]).await
+    }
+
+    /// As [`ImageStore::pull`], with credentials that go before the configured ones.
+    pub async fn pull_with(
+        &self,
+        reference: &Reference,
+        credentials: &[Credential],
+    ) -> Result<Digest, Error> {
         let _turn = self.inner.puller.turn.lock().await;
-        let mut session = Session::open(self, reference)?;
+        let mut session = Session::open(self, reference, credentials)?;
         let refused = |why: String| Error::from(PullError::Refused { name: reference.familiar(), why });
         let wanted = match &reference.digest {
             Some(it) => it.to_string(),
@@ -176,7 +185,11 @@ fn check(manifest: &Manifest) -> Result<(), String> {
 }
 
 impl<'a> Session<'a> {
-    fn open(store: &'a ImageStore, reference: &'a Reference) -> Result<Self, Error> {
+    fn open(
+        store: &'a ImageStore,
+        reference: &'a Reference,
+        credentials: &[Credential],
+    ) -> Result<Self, Error> {
         let config = &store.inner.config;
         let client = match store.inner.puller.client.get() {
             Some(it) => it.clone(),
@@ -201,7 +214,11 @@ impl<'a> Session<'a> {
         let is_loopback = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
         let is_insecure = is_loopback || config.insecure_registries.iter().any(|it| it == host);
         let scheme = if is_insecure { "http" } else { "https" };
-        let credential = config.credentials.iter().find(|it| it.registry == reference.registry);
+        let credential = credentials
+            .iter()
+            .chain(&config.credentials)
+            .find(|it| it.registry == reference.registry)
+            .cloned();
         Ok(Self {
             client,
             reference,
@@ -241,7 +258,7 @@ impl<'a> Session<'a> {
             registry: self.reference.registry.clone(),
             name: self.reference.familiar(),
         };
-        let basic = self.credential.map(|it| {
+        let basic = self.credential.as_ref().map(|it| {
             use base64::Engine;
             let pair = format!("{}:{}", it.user, it.password);
             format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))

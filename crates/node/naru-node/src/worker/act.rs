@@ -3,15 +3,20 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use naru_client::EventKind;
 use naru_objects::kinds;
 use naru_runtime::Sandbox;
 
-use super::{Event, PUBLISH_RETRY, Worker, container_id};
+use super::{Event, Filling, PUBLISH_RETRY, Worker, container_id};
 use crate::effects;
-use crate::plan::{Action, CommitState, ImageState, Phase, SandboxState, Stop};
+use crate::plan::Action;
 use crate::prober::Prober;
+use crate::state::{CommitState, ImageState, Phase, SandboxState, Stop};
+use crate::{provide, pull_secrets};
+
+/// A hook has no limit in Kubernetes; one that hangs for this long has failed.
+const POST_START_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl Worker {
     pub(super) async fn execute(&mut self, action: Action, now: Timestamp) -> ControlFlow<()> {
@@ -19,7 +24,8 @@ impl Worker {
             Action::CreateSandbox => {
                 self.seen.sandbox = SandboxState::Creating;
                 self.record();
-                let work = effects::create_sandbox(self.shared.clone(), self.pod.clone());
+                let work =
+                    effects::create_sandbox(self.shared.clone(), self.pod.clone(), self.object.clone());
                 self.spawn(async move { Event::Sandbox(work.await) });
             }
             Action::EnsureImage { container } => {
@@ -28,14 +34,18 @@ impl Worker {
                 };
                 let (image, policy) = (desired.image.clone(), desired.pull_policy);
                 self.state(&container).image = ImageState::Pulling;
-                let images = self.shared.images.clone();
+                let (shared, pod) = (self.shared.clone(), self.pod.clone());
                 self.spawn(async move {
-                    let result = images.ensure(&image, policy).await;
+                    let credentials = pull_secrets::of(&shared.client, &pod).await;
+                    let result = shared.images.ensure(&image, policy, &credentials).await;
                     Event::Image(container, result)
                 });
             }
             Action::Start { container, attempt } => self.start_container(&container, attempt),
-            Action::Stop { container } => self.stop_container(&container, now),
+            Action::Stop { container } => {
+                let deletion = self.seen.deletion.as_ref().map(|deletion| deletion.grace);
+                self.stop_container(&container, deletion.or(self.seen.end_grace), now);
+            }
             Action::Kill { container } => {
                 let attempt = self.state(&container).attempt;
                 if let Some(stop) = &mut self.state(&container).stop {
@@ -118,6 +128,10 @@ impl Worker {
         state.ready = false;
         state.started = false;
         state.stop = None;
+        state.hooked = desired.post_start.is_none();
+        state.replace = false;
+        state.image_name = desired.image.clone();
+        state.resources = desired.resources.written.clone();
         // Before the order goes out: a daemon that dies now must look for this attempt.
         self.record();
         let work = effects::start_container(effects::StartJob {
@@ -134,13 +148,95 @@ impl Worker {
         self.spawn(async move { Event::Started(name, attempt, work.await) });
     }
 
-    pub(super) fn stop_container(&mut self, name: &str, now: Timestamp) {
-        let signal = self.state(name).stop_signal.as_deref().map_or(nix::libc::SIGTERM, signal_number);
+    /// Asks a container to end: its preStop hook first, then the signal. `grace` when it is not the pod's.
+    pub(super) fn stop_container(&mut self, name: &str, grace: Option<SignedDuration>, now: Timestamp) {
         self.event(EventKind::Normal, "Killing", format!("Stopping container {name}"));
+        let patience = grace.unwrap_or(SignedDuration::from_secs(self.pod.grace_seconds));
+        let hook = self.container(name).and_then(|it| it.pre_stop.clone()).filter(|_| patience.is_positive());
         let state = self.state(name);
-        state.stop = Some(Stop { asked_at: now, killed: false });
         let attempt = state.attempt;
-        self.signal(name, attempt, signal);
+        let signalled_at = hook.is_none().then_some(now);
+        state.stop = Some(Stop { asked_at: now, grace, hook: hook.is_some(), signalled_at, killed: false });
+        let Some(hook) = hook else { return self.signal_stop(name, attempt) };
+        let (Some(sandbox), SandboxState::Ready { address }) =
+            (self.sandbox.clone(), self.seen.sandbox.clone())
+        else {
+            return self.signal_stop(name, attempt);
+        };
+        let (shared, id, name) = (self.shared.clone(), container_id(name, attempt), name.to_owned());
+        self.spawn(async move {
+            let patience = Duration::try_from(patience).unwrap_or_default();
+            let asked = effects::run_hook(&shared, &sandbox, &id, &address, &hook, patience);
+            let result = tokio::time::timeout(patience, asked)
+                .await
+                .unwrap_or_else(|_| Err("PreStop hook not completed in grace period".to_owned()));
+            Event::PreStop(name, attempt, result)
+        });
+    }
+
+    /// The stop signal of the pod or of the image.
+    pub(super) fn signal_stop(&mut self, name: &str, attempt: u32) {
+        let own = self.container(name).and_then(|it| it.stop_signal.clone());
+        let wanted = own.or_else(|| self.state(name).stop_signal.clone());
+        self.signal(name, attempt, wanted.as_deref().map_or(nix::libc::SIGTERM, signal_number));
+    }
+
+    /// After a start: the hook, then the probes.
+    pub(super) fn begin_life(&mut self, name: &str) {
+        let state = self.state(name);
+        let attempt = state.attempt;
+        if state.hooked {
+            return self.start_probes(name);
+        }
+        let Some(hook) = self.container(name).and_then(|it| it.post_start.clone()) else {
+            self.state(name).hooked = true;
+            return self.start_probes(name);
+        };
+        let (Some(sandbox), SandboxState::Ready { address }) =
+            (self.sandbox.clone(), self.seen.sandbox.clone())
+        else {
+            return;
+        };
+        let (shared, id, name) = (self.shared.clone(), container_id(name, attempt), name.to_owned());
+        self.spawn(async move {
+            let result =
+                effects::run_hook(&shared, &sandbox, &id, &address, &hook, POST_START_TIME_MAX).await;
+            Event::PostStart(name, attempt, result)
+        });
+    }
+
+    /// Writes the volumes of files again, now or when the writer at work has finished.
+    pub(super) fn fill(&mut self) {
+        self.fill_at = None;
+        if self.filling != Filling::Idle {
+            self.filling = Filling::Again;
+            return;
+        }
+        if !matches!(self.seen.sandbox, SandboxState::Ready { .. }) {
+            return;
+        }
+        self.filling = Filling::Busy;
+        let (shared, pod, object) = (self.shared.clone(), self.pod.clone(), self.object.clone());
+        self.spawn(async move { Event::Filled(provide::fill(&shared, &pod, &object).await) });
+    }
+
+    /// Watches what the volumes show.
+    pub(super) fn follow_sources(&mut self) {
+        self.followers = tokio::task::JoinSet::new();
+        for (secret, name) in crate::volumes::needed_sources(&self.pod) {
+            let cache = self.shared.follow(secret, &self.pod.namespace, &name);
+            let events = self.events.clone();
+            self.followers.spawn(async move {
+                let mut changes = cache.changes();
+                cache.synced().await;
+                loop {
+                    if events.send(Event::Sources).await.is_err() {
+                        return;
+                    }
+                    changes.wait().await;
+                }
+            });
+        }
     }
 
     fn signal(&mut self, name: &str, attempt: u32, signal: i32) {

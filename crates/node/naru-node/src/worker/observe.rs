@@ -6,12 +6,17 @@ use jiff::{SignedDuration, Timestamp};
 use naru_client::EventKind;
 use naru_runtime::{ContainerStatus, Sandbox, StartFailureKind};
 
-use super::{Event, Order, StartError, Worker, container_id};
-use crate::plan::{CommitState, Deletion, Ended, Failure, ImageState, Phase, SandboxState, from_nanoseconds};
-use crate::pod::lower_pod;
+use super::{Event, Filling, Order, StartError, Worker, container_id};
+use crate::pod::{DesiredPod, FileSource, Volume, lower_pod};
 use crate::probe::Kind;
 use crate::prober::ProbeReport;
-use crate::{effects, status};
+use crate::state::{
+    CommitState, Deletion, Ended, Failure, ImageState, Phase, SandboxState, from_nanoseconds,
+};
+use crate::{effects, last_words, status};
+
+/// Volumes that could not be written again keep what they show and are tried again.
+const FILL_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 impl Worker {
     /// Finds the pod as an earlier daemon left it.
@@ -34,6 +39,9 @@ impl Worker {
                 self.seen.sandbox = SandboxState::Ready { address };
                 self.watch(&sandbox);
                 self.sandbox = Some(sandbox);
+                // What changed while nobody was there.
+                self.fill_at = Some(now);
+                self.follow_sources();
                 Some(state)
             }
             _ => {
@@ -57,8 +65,11 @@ impl Worker {
             let status = alive.as_ref().and_then(|state| state.get(&id)).cloned();
             let Some(state) = self.seen.containers.get_mut(&name) else { continue };
             match (status, exits.get(&id)) {
-                (_, Some(exit)) => state.end(Ended::from_exit(attempt, exit)),
-                (Some(ContainerStatus::Exited(exit)), None) => state.end(Ended::from_exit(attempt, &exit)),
+                (_, Some(exit)) => {
+                    let exit = *exit;
+                    self.note_exit(&name, attempt, &exit);
+                }
+                (Some(ContainerStatus::Exited(exit)), None) => self.note_exit(&name, attempt, &exit),
                 (Some(ContainerStatus::Running(started)), None) => {
                     state.phase = Phase::Running { since: from_nanoseconds(started.started_at_nanoseconds) };
                     tracing::info!(pod = self.pod.name, container = name, "found running");
@@ -77,29 +88,106 @@ impl Worker {
             .map(|(name, _)| name.clone())
             .collect();
         for name in running {
-            self.start_probes(&name);
+            self.begin_life(&name);
         }
         self.note_deletion(now);
+    }
+
+    /// The object changed: what of it changes what runs?
+    fn note_change(&mut self, object: std::sync::Arc<serde_json::Value>, now: Timestamp) {
+        let before = std::mem::replace(&mut self.pod, lower_pod(&object));
+        let metadata = |object: &serde_json::Value| {
+            (object["metadata"]["labels"].clone(), object["metadata"]["annotations"].clone())
+        };
+        let renamed = metadata(&object) != metadata(&self.object);
+        self.object = object;
+        if renamed && shows_own_fields(&self.pod) {
+            self.fill();
+        }
+        let images: Vec<(String, String)> =
+            self.pod.all().map(|it| (it.name.clone(), it.image.clone())).collect();
+        for (name, image) in images {
+            let changed = before.container(&name).is_some_and(|it| it.image != image);
+            let state = self.state(&name);
+            if let Phase::Blocked(failure) = &mut state.phase {
+                failure.retry_at = now;
+            }
+            if changed {
+                state.image = ImageState::Unknown;
+                state.image_failures = 0;
+                if state.is_running() && state.stop.is_none() {
+                    state.replace = true;
+                    let message = format!("Container {name} definition changed, will be restarted");
+                    self.event(EventKind::Normal, "Killing", message);
+                    self.stop_container(&name, None, now);
+                }
+            }
+        }
+        self.resize(now);
+        self.note_deletion(now);
+    }
+
+    fn note_exit(&mut self, name: &str, attempt: u32, exit: &naru_runtime::Exit) {
+        let mut ended = Ended::from_exit(attempt, exit);
+        if let Some(container) = self.container(name) {
+            ended.message = last_words::of(&self.directory, container, attempt, exit.code);
+        }
+        self.state(name).end(ended);
+    }
+
+    fn note_post_start(&mut self, name: &str, attempt: u32, result: Result<(), String>, now: Timestamp) {
+        let state = self.state(name);
+        if state.attempt != attempt || !state.is_running() {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                state.hooked = true;
+                self.start_probes(name);
+            }
+            Err(message) => {
+                self.event(
+                    EventKind::Warning,
+                    "FailedPostStartHook",
+                    format!("PostStartHook failed: {message}"),
+                );
+                if self.state(name).stop.is_none() {
+                    self.stop_container(name, None, now);
+                }
+            }
+        }
+    }
+
+    fn note_pre_stop(&mut self, name: &str, attempt: u32, result: Result<(), String>, now: Timestamp) {
+        if let Err(message) = result {
+            self.event(EventKind::Warning, "FailedPreStopHook", format!("PreStopHook failed: {message}"));
+        }
+        let state = self.state(name);
+        if state.attempt != attempt || !state.is_running() {
+            return;
+        }
+        if let Some(stop) = &mut state.stop {
+            stop.signalled_at = Some(now);
+            self.signal_stop(name, attempt);
+        }
     }
 
     pub(super) fn handle(&mut self, event: Event) {
         let now = Timestamp::now();
         match event {
-            Event::Order(Order::Pod(object)) => {
-                self.pod = lower_pod(&object);
-                self.object = object;
-                self.note_deletion(now);
-            }
+            Event::Order(Order::Pod(object)) => self.note_change(object, now),
             Event::Order(Order::Gone) => {
                 let since = self.seen.deletion.as_ref().map_or(now, |deletion| deletion.since);
                 let grace = SignedDuration::from_secs(self.pod.grace_seconds);
                 self.seen.deletion = Some(Deletion { since, grace, was_ready: false, forced: true });
             }
-            Event::Sandbox(Ok((sandbox, address))) => {
-                self.watch(&sandbox);
-                self.sandbox = Some(sandbox);
-                self.seen.sandbox = SandboxState::Ready { address };
+            Event::Sandbox(Ok(made)) => {
+                self.watch(&made.sandbox);
+                self.sandbox = Some(made.sandbox);
+                self.seen.sandbox = SandboxState::Ready { address: made.address };
                 self.seen.sandbox_failures = 0;
+                self.fill_at = made.renew_at;
+                self.follow_sources();
             }
             Event::Sandbox(Err((reason, message))) => {
                 let before = self.seen.sandbox_failures;
@@ -133,6 +221,23 @@ impl Worker {
             Event::Shim(Some(states)) => self.note_states(&states),
             Event::Shim(None) => self.note_loss(now),
             Event::Probe(report) => self.note_probe(report, now),
+            Event::PostStart(name, attempt, result) => self.note_post_start(&name, attempt, result, now),
+            Event::PreStop(name, attempt, result) => self.note_pre_stop(&name, attempt, result, now),
+            Event::Sources => self.fill(),
+            Event::Filled(result) => {
+                let again = self.filling == Filling::Again;
+                self.filling = Filling::Idle;
+                match result {
+                    Ok(renew_at) => self.fill_at = renew_at,
+                    Err(message) => {
+                        self.event(EventKind::Warning, "FailedMount", message);
+                        self.fill_at = Some(now + FILL_RETRY);
+                    }
+                }
+                if again {
+                    self.fill();
+                }
+            }
             Event::Committed(name, result) => {
                 let state = self.state(&name);
                 state.commit = CommitState::Done;
@@ -163,7 +268,7 @@ impl Worker {
             // Asked again with less patience.
             Some(deletion) => deletion.grace = deletion.grace.min(grace),
             None => {
-                let was_ready = status::is_ready(&self.pod, &self.seen);
+                let was_ready = status::is_ready(&self.pod, &self.seen, &self.object);
                 self.seen.deletion = Some(Deletion { since: now, grace, was_ready, forced: false });
             }
         }
@@ -186,7 +291,7 @@ impl Worker {
                 state.phase = Phase::Running { since: from_nanoseconds(started.started_at_nanoseconds) };
                 self.event(EventKind::Normal, "Created", format!("Created container: {name}"));
                 self.event(EventKind::Normal, "Started", format!("Started container {name}"));
-                self.start_probes(name);
+                self.begin_life(name);
             }
             Err(StartError::Blocked(message)) => {
                 let failure =
@@ -235,8 +340,8 @@ impl Worker {
             }
             match states.get(&container_id(&name, attempt)) {
                 Some(ContainerStatus::Exited(exit)) => {
-                    state.end(Ended::from_exit(attempt, exit));
-                    let streak = state.streak;
+                    self.note_exit(&name, attempt, exit);
+                    let streak = self.state(&name).streak;
                     self.stop_probes(&name);
                     if exit.code != 0 && streak > 1 {
                         self.event(
@@ -251,7 +356,7 @@ impl Worker {
                     if state.phase == Phase::Starting && started.pid > 0 =>
                 {
                     state.phase = Phase::Running { since: from_nanoseconds(started.started_at_nanoseconds) };
-                    self.start_probes(&name);
+                    self.begin_life(&name);
                 }
                 _ => {}
             }
@@ -312,11 +417,25 @@ impl Worker {
                 let kind = report.kind.name().to_lowercase();
                 let message = format!("Container {name} failed {kind} probe, will be restarted");
                 self.event(EventKind::Normal, "Killing", message);
-                self.stop_container(name, now);
+                let container = self.container(name);
+                let probe = container.and_then(|it| match report.kind {
+                    Kind::Startup => it.startup.as_ref(),
+                    _ => it.liveness.as_ref(),
+                });
+                let grace = probe.and_then(|it| it.grace_seconds).map(SignedDuration::from_secs);
+                self.stop_container(name, grace, now);
             }
             _ => {}
         }
     }
+}
+
+/// True when a volume shows labels or annotations.
+fn shows_own_fields(pod: &DesiredPod) -> bool {
+    pod.volumes.values().any(|volume| match volume {
+        Volume::Files { sources, .. } => sources.iter().any(|it| matches!(it, FileSource::Downward(_))),
+        _ => false,
+    })
 }
 
 /// The container's end was not seen: the machine or the shim went down with it.
