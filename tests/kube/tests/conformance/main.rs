@@ -1,5 +1,7 @@
 //! The mirror tests: see `tests/kube/README.md`.
 
+#![expect(clippy::unwrap_used, reason = "a scenario that cannot set itself up fails where it stands")]
+
 mod api;
 mod network;
 mod node;
