@@ -23,6 +23,7 @@ const PURE: &[&str] = &[
     "naru-plan-dialects",
     "naru-spec",
     "naru-dora",
+    "kube-cel",
     "kube-patch",
     "kube-kinds",
     "kube-tables",
@@ -43,6 +44,7 @@ const IMPURE_DEPENDENCIES: &[&str] = &[
 /// A heavy dependency has one door, or as few as are named here.
 const DOORS: &[(&str, &[&str])] = &[
     ("rusqlite", &["kube-store"]),
+    ("cel", &["kube-cel"]),
     ("libcontainer", &["naru-runtime"]),
     ("seccompiler", &["naru-runtime"]),
     ("rtnetlink", &["naru-net"]),

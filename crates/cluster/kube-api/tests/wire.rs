@@ -488,3 +488,47 @@ async fn unknown_and_duplicate_fields_are_refused_told_or_left_out() {
     assert_eq!(code, 422);
     assert!(refused["message"].as_str().expect("text").contains(r#"unknown field "dta""#), "{refused}");
 }
+
+#[tokio::test]
+async fn a_declared_kind_prunes_fills_in_and_judges_its_objects() {
+    let server = Server::start().await;
+    let definition = |default: Value| {
+        json!({"metadata": {"name": "toys.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "toys", "kind": "Toy"}, "versions": [{"name": "v1", "served": true, "storage": true,
+            "selectableFields": [{"jsonPath": ".spec.color"}],
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object",
+                "x-kubernetes-validations": [{"rule": "!has(self.size) || self.size < 5", "message": "too big"}],
+                "properties": {"color": {"type": "string"}, "size": {"type": "integer", "default": default}}}}}}}]}})
+    };
+    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let (code, refused) = server.post(crds, definition(json!("x"))).await;
+    assert_eq!(code, 422, "{refused}");
+    let (code, made) = server.post(crds, definition(Value::Null)).await;
+    assert_eq!(code, 201, "{made}");
+    let mut twin = definition(Value::Null);
+    twin["metadata"]["name"] = json!("games.example.com");
+    twin["spec"]["names"] = json!({"plural": "games", "kind": "Toy"});
+    let (_, twin) = server.post(crds, twin).await;
+    assert_eq!(twin["status"]["conditions"][0]["status"], "False", "{twin}");
+
+    let toys = "/apis/example.com/v1/namespaces/default/toys";
+    let (code, toy) = server
+        .post(toys, json!({"metadata": {"name": "a"}, "spec": {"color": "red", "odd": 1, "size": 1}}))
+        .await;
+    assert_eq!((code, &toy["spec"]), (201, &json!({"color": "red", "size": 1})));
+    let (_, _) =
+        server.post(toys, json!({"metadata": {"name": "b"}, "spec": {"color": "blue", "size": 2}})).await;
+    let (code, refused) = server.post(toys, json!({"metadata": {"name": "c"}, "spec": {"size": 7}})).await;
+    assert_eq!(code, 422);
+    assert_eq!(refused["details"]["causes"][0]["message"], "Invalid value: \"object\": too big");
+    let red = server.get(&format!("{toys}?fieldSelector=spec.color=red")).await;
+    assert_eq!(red["items"].as_array().map(Vec::len), Some(1));
+
+    let patch = json!({"metadata": {"name": "plain"}, "spec": {}});
+    server.post(toys, patch).await;
+    let path = format!("{crds}/toys.example.com");
+    let patch = json!([{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/size/default", "value": 3}]);
+    let (code, _) = server.call("PATCH", &path, "application/json-patch+json", &patch.to_string()).await;
+    assert_eq!(code, 200);
+    assert_eq!(server.get(&format!("{toys}/plain")).await["spec"]["size"], 3, "also what was stored before");
+}

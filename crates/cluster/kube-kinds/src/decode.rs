@@ -10,7 +10,8 @@ use kube_tables::{Schema, Type};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::{Failure, Kind, crd, quantity};
+use crate::structural::join;
+use crate::{Failure, Kind, quantity, structural};
 
 /// So many findings say enough about one body.
 const FINDINGS_MAX: usize = 100;
@@ -107,10 +108,6 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 }
 
-fn join(at: &str, name: &str) -> String {
-    if at.is_empty() { name.to_string() } else { format!("{at}.{name}") }
-}
-
 /// Makes the object one of its kind: unknown fields are taken out and named
 /// (`unknown field "spec.x"`), values of a wrong type are refused with 400, nulls vanish, amounts
 /// get their usual form.
@@ -124,7 +121,7 @@ pub fn conform(kind: &Kind, object: &mut Value) -> Result<Vec<String>, Failure> 
             if let (Some(metadata), Some(of_all)) = (object.get_mut("metadata"), metadata_schema()) {
                 walk.official(metadata, of_all, "metadata", 0);
             }
-            crd::prune(object, schema, &mut walk.findings);
+            structural::prune(object, schema, &mut walk.findings);
         }
         None => {
             if let Some(schema) = kube_tables::schema(&kind.group, &kind.version, &kind.kind) {
@@ -280,7 +277,7 @@ impl Walk {
 }
 
 /// Standard base64 with its padding; line ends are allowed.
-fn is_base64(text: &str) -> bool {
+pub(crate) fn is_base64(text: &str) -> bool {
     let letters: Vec<u8> = text.bytes().filter(|it| !b"\r\n".contains(it)).collect();
     let padding = letters.iter().rev().take_while(|it| **it == b'=').count();
     letters.len().is_multiple_of(4)

@@ -20,6 +20,7 @@ pub mod quantity;
 pub mod selector;
 pub mod service;
 pub mod strategy;
+pub mod structural;
 pub mod table;
 pub mod time;
 pub mod validation;
@@ -60,6 +61,10 @@ pub struct Kind {
     pub warnings: fn(&Value) -> Vec<String>,
     /// OpenAPI schema of a declared kind.
     pub schema: Option<Arc<Value>>,
+    /// The schema has defaults, which objects also get that were stored before it had them.
+    pub fills_in: bool,
+    /// Fields that a field selector may name, dotted.
+    pub selectable: Vec<String>,
     /// Whether something makes objects of this kind true, or they are only kept.
     pub tier: Tier,
     /// Set when the objects are stored in the form of another kind or version.
@@ -166,6 +171,14 @@ impl Kind {
         match field {
             "metadata.name" => Some(text(object, "/metadata/name").to_string()),
             "metadata.namespace" => Some(text(object, "/metadata/namespace").to_string()),
+            _ if self.selectable.iter().any(|it| it == field) => {
+                let pointer = format!("/{}", field.replace('.', "/"));
+                Some(match object.pointer(&pointer) {
+                    Some(Value::String(text)) => text.clone(),
+                    None | Some(Value::Null) => String::new(),
+                    Some(other) => other.to_string(),
+                })
+            }
             _ => (self.field)(object, field),
         }
     }

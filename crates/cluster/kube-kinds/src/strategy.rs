@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::{Cause, Failure, Kind, crd, is_deleting, list, name, text, time, uid, validation};
+use crate::{Cause, Failure, Kind, crd, is_deleting, list, name, structural, text, time, uid, validation};
 
 /// The finalizer that makes deletion wait for the dependents.
 pub const FOREGROUND: &str = "foregroundDeletion";
@@ -68,7 +68,7 @@ pub fn create(kind: &Kind, object: Value, birth: &Birth<'_>) -> Result<Value, Fa
     }
     finish(kind, &mut object);
     if kind.is_crd() {
-        object["status"] = crd::established_status(&object, &time::format(birth.now));
+        object["status"] = crd::status_of(&object, None, None, &time::format(birth.now));
     }
     check(kind, &object, None)?;
     Ok(object)
@@ -85,7 +85,7 @@ pub fn update(kind: &Kind, old: &Value, object: Value, now: Timestamp) -> Result
     finish(kind, &mut object);
     (kind.carry)(old, &mut object);
     if kind.is_crd() && old["spec"] != object["spec"] {
-        object["status"] = crd::established_status(&object, &time::format(now));
+        object["status"] = crd::status_of(&object, Some(old), None, &time::format(now));
     }
     no_new_finalizers(kind, old, &object)?;
     if kind.has_generation && specified(old) != specified(&object) {
@@ -128,7 +128,7 @@ pub fn update_status(kind: &Kind, old: &Value, object: Value) -> Result<Value, F
     let mut causes = Vec::new();
     validation::metadata(kind, &new, &mut causes);
     if let Some(schema) = &kind.schema {
-        crd::check_schema(&new, schema, &mut causes);
+        structural::check(&new, Some(old), schema, &mut causes);
         causes.retain(|it| it.field.starts_with("status") || it.field.starts_with("metadata"));
     }
     match causes.is_empty() {
@@ -409,7 +409,7 @@ fn carry(old: &Value, new: &mut Value, field: &str) {
 fn finish(kind: &Kind, object: &mut Value) {
     (kind.default)(object);
     if let Some(schema) = &kind.schema {
-        crd::apply_defaults(object, schema);
+        structural::fill(object, schema);
     }
     if let Some(metadata) = object["metadata"].as_object_mut() {
         for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
@@ -431,7 +431,7 @@ fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<(), Failure
     validation::metadata(kind, object, &mut causes);
     (kind.validate)(object, old, &mut causes);
     if let Some(schema) = &kind.schema {
-        crd::check_schema(object, schema, &mut causes);
+        structural::check(object, old, schema, &mut causes);
     }
     match causes.is_empty() {
         true => Ok(()),

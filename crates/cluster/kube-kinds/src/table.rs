@@ -209,6 +209,8 @@ pub(crate) fn row(
         columns: Columns::NAME_AND_AGE,
         warnings: no_warnings,
         schema: None,
+        fills_in: false,
+        selectable: Vec::new(),
         tier: Tier::Active,
         stored: None,
     }

@@ -22,6 +22,36 @@ pub fn seconds_since(value: &Value, now: Timestamp) -> Option<i64> {
     Some(now.as_second() - parse(value)?.as_second())
 }
 
+/// A duration such as `1h30m` or `250ms`, in nanoseconds.
+pub fn parse_duration(text: &str) -> Option<i128> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits == "0" {
+        return Some(0);
+    }
+    let (mut total, mut rest) = (0f64, digits);
+    while !rest.is_empty() {
+        let end = rest.find(|it: char| !it.is_ascii_digit() && it != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        let unit_end =
+            rest[end..].find(|it: char| it.is_ascii_digit() || it == '.').map_or(rest.len(), |it| end + it);
+        total += number
+            * match &rest[end..unit_end] {
+                "ns" => 1.0,
+                "us" | "µs" => 1e3,
+                "ms" => 1e6,
+                "s" => 1e9,
+                "m" => 60e9,
+                "h" => 3600e9,
+                _ => return None,
+            };
+        rest = &rest[unit_end..];
+    }
+    if digits.is_empty() {
+        return None;
+    }
+    Some(if text.starts_with('-') { -(total as i128) } else { total as i128 })
+}
+
 /// The age of a time, as `kubectl` prints it.
 pub fn age(value: &Value, now: Timestamp) -> String {
     match seconds_since(value, now) {

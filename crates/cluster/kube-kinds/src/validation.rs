@@ -488,8 +488,31 @@ fn immutable_data(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     }
 }
 
-pub fn custom_resource_definition(object: &Value, _: Option<&Value>, causes: &mut Causes) {
+pub fn custom_resource_definition(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     let spec = &object["spec"];
+    if let Some(old) = old {
+        for (field, pointer) in [
+            ("spec.scope", "/spec/scope"),
+            ("spec.group", "/spec/group"),
+            ("spec.names.plural", "/spec/names/plural"),
+            ("spec.names.kind", "/spec/names/kind"),
+        ] {
+            if old.pointer(pointer) != object.pointer(pointer) {
+                let value = object.pointer(pointer).unwrap_or(&Value::Null);
+                causes.push(Cause::invalid(field, value, "field is immutable"));
+            }
+        }
+        for (index, stored) in list(old, "/status/storedVersions").iter().enumerate() {
+            if !list(object, "/spec/versions").iter().any(|it| it["name"] == *stored) {
+                let field = format!("status.storedVersions[{index}]");
+                causes.push(Cause::invalid(
+                    &field,
+                    stored,
+                    "missing from spec.versions; objects are stored in it",
+                ));
+            }
+        }
+    }
     let (group, plural) = (text(spec, "/group"), text(spec, "/names/plural"));
     for (field, value) in
         [("spec.group", group), ("spec.names.plural", plural), ("spec.names.kind", text(spec, "/names/kind"))]
@@ -525,6 +548,7 @@ pub fn custom_resource_definition(object: &Value, _: Option<&Value>, causes: &mu
             causes.push(Cause::required(&field, "schemas are required"));
         }
     }
+    crate::crd::check_schemas(object, causes);
     if !spec["conversion"]["strategy"].is_null() && spec["conversion"]["strategy"] != "None" {
         causes.push(Cause::unsupported(
             "spec.conversion.strategy",

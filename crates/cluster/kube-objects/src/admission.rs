@@ -4,6 +4,7 @@
 //! What several writers share (addresses, quotas) is decided and written under one lock, so that it
 //! is never given twice.
 
+mod definitions;
 mod services;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub(crate) struct Held {
 #[derive(Clone, Default)]
 pub(crate) struct Locks {
     services: Arc<tokio::sync::Mutex<()>>,
+    definitions: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Objects {
@@ -38,6 +40,10 @@ impl Objects {
         if kind.group.is_empty() && kind.plural == "services" {
             held._locks.push(self.locks.services.clone().lock_owned().await);
             services::allocate(self, kind, old, new)?;
+        }
+        if kind.is_crd() {
+            held._locks.push(self.locks.definitions.clone().lock_owned().await);
+            definitions::check_names(self, kind, old, new);
         }
         Ok(held)
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube_kinds::selector::LabelSelector;
 use kube_kinds::strategy::{self, Birth, DeleteOptions, Deletion};
-use kube_kinds::{Failure, Kind, list, name, table, text, time};
+use kube_kinds::{Failure, Kind, list, name, structural, table, text, time};
 use kube_store::{Entry, Expected, Store, WriteError};
 use rand::Rng;
 use serde_json::{Value, json};
@@ -429,13 +429,17 @@ impl Objects {
 /// how they are stored.
 pub fn present(kind: &Kind, object: Arc<Value>) -> Arc<Value> {
     let version = kind.api_version();
-    if object["apiVersion"] == version.as_str() {
+    let fills_in = kind.schema.as_ref().filter(|_| kind.fills_in);
+    if object["apiVersion"] == version.as_str() && fills_in.is_none() {
         return object;
     }
     let mut object = (*object).clone();
     match &kind.stored {
         Some(stored) => (stored.from_stored)(&mut object),
         None => object["apiVersion"] = json!(version),
+    }
+    if let Some(schema) = fills_in {
+        structural::fill(&mut object, schema);
     }
     Arc::new(object)
 }
