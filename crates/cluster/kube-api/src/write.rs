@@ -173,6 +173,10 @@ fn scale_of(kind: &Kind, object: &Value) -> Value {
     let Some(scale) = &kind.scale else { return Value::Null };
     let selector = match scale.selector.as_deref().and_then(|it| object.pointer(it)) {
         Some(Value::String(text)) => text.clone(),
+        // ReplicationControllers select by a plain map.
+        Some(selector) if kind.kind == "ReplicationController" => {
+            LabelSelector::from_map(selector).to_string()
+        }
         Some(selector) => LabelSelector::from_object(selector).map(|it| it.to_string()).unwrap_or_default(),
         None => String::new(),
     };

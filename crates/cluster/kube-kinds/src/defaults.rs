@@ -190,7 +190,11 @@ pub fn job(object: &mut Value) {
         // With several workers "no completions" means a work queue.
         set(spec, "completions", 1);
     }
-    set(spec, "backoffLimit", 6);
+    // Where each index has its own limit, the job as a whole has none.
+    let per_index = spec.get("backoffLimitPerIndex").is_some_and(|it| !it.is_null());
+    set(spec, "backoffLimit", if per_index { i32::MAX } else { 6 });
+    let policy = spec.get("podFailurePolicy").is_some_and(|it| !it.is_null());
+    set(spec, "podReplacementPolicy", if policy { "Failed" } else { "TerminatingOrFailed" });
     set(spec, "completionMode", "NonIndexed");
     set(spec, "suspend", false);
     template(spec, "Never");

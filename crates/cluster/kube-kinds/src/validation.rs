@@ -318,8 +318,16 @@ pub fn job(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     if policy != "Never" && policy != "OnFailure" {
         causes.push(Cause::unsupported("spec.template.spec.restartPolicy", policy, &["OnFailure", "Never"]));
     }
-    if spec["completionMode"] != "NonIndexed" {
-        causes.push(Cause::unsupported("spec.completionMode", &spec["completionMode"], &["NonIndexed"]));
+    match spec["completionMode"].as_str() {
+        Some("NonIndexed") => {}
+        Some("Indexed") if spec["completions"].is_null() => {
+            causes.push(Cause::required("spec.completions", "when completion mode is Indexed"));
+        }
+        Some("Indexed") => {}
+        _ => {
+            let modes = ["NonIndexed", "Indexed"];
+            causes.push(Cause::unsupported("spec.completionMode", &spec["completionMode"], &modes));
+        }
     }
     if let Some(old) = old {
         for field in ["selector", "template", "completions"] {
