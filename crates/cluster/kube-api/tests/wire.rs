@@ -532,3 +532,71 @@ async fn a_declared_kind_prunes_fills_in_and_judges_its_objects() {
     assert_eq!(code, 200);
     assert_eq!(server.get(&format!("{toys}/plain")).await["spec"]["size"], 3, "also what was stored before");
 }
+
+#[tokio::test]
+async fn a_pod_is_furnished_and_held_to_the_limits_of_its_namespace() {
+    let server = Server::start().await;
+    let namespace =
+        json!({"metadata": {"name": "team", "labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+    server.post("/api/v1/namespaces", namespace).await;
+    let team = "/api/v1/namespaces/team";
+    let pod = |name: &str, container: Value| {
+        let mut one = json!({"name": "c", "image": "i"});
+        for (field, value) in container.as_object().into_iter().flatten() {
+            one[field] = value.clone();
+        }
+        json!({"metadata": {"name": name}, "spec": {"containers": [one]}})
+    };
+    let range = json!({"metadata": {"name": "r"}, "spec": {"limits": [{"type": "Container", "default": {"cpu": "1"},
+        "defaultRequest": {"cpu": "100m"}, "max": {"cpu": "2"}}]}});
+    assert_eq!(server.post(&format!("{team}/limitranges"), range).await.0, 201);
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "2", "requests.cpu": "500m", "configmaps": "1"}}});
+    assert_eq!(server.post(&format!("{team}/resourcequotas"), quota).await.0, 201);
+
+    let (code, made) = server.post(&format!("{team}/pods"), pod("a", json!({}))).await;
+    assert_eq!(code, 201, "{made}");
+    let spec = &made["spec"];
+    assert_eq!(
+        spec["containers"][0]["resources"],
+        json!({"limits": {"cpu": "1"}, "requests": {"cpu": "100m"}})
+    );
+    assert_eq!((&spec["priority"], &spec["serviceAccountName"]), (&json!(0), &json!("default")));
+    assert_eq!(
+        spec["containers"][0]["volumeMounts"][0]["mountPath"],
+        "/var/run/secrets/kubernetes.io/serviceaccount"
+    );
+    let refused = |container: Value| {
+        let (server, path) = (&server, format!("{team}/pods"));
+        let body = pod("b", container);
+        async move {
+            let (code, failure) = server.post(&path, body).await;
+            assert_eq!(code, 403, "{failure}");
+            failure["message"].as_str().expect("text").to_string()
+        }
+    };
+    let told = refused(json!({"securityContext": {"privileged": true}})).await;
+    assert!(
+        told.contains("violates PodSecurity \"baseline:latest\": privileged (container \"c\" must not"),
+        "{told}"
+    );
+    let told = refused(json!({"resources": {"limits": {"cpu": "3"}}})).await;
+    assert!(told.contains("maximum cpu usage per Container is 2, but limit is 3"), "{told}");
+    let told = refused(json!({"resources": {"limits": {"cpu": "2"}, "requests": {"cpu": "450m"}}})).await;
+    assert!(
+        told.ends_with("exceeded quota: q, requested: requests.cpu=450m, used: requests.cpu=100m, limited: requests.cpu=500m"),
+        "{told}"
+    );
+    assert_eq!(server.post(&format!("{team}/pods"), pod("b", json!({}))).await.0, 201);
+    let told = refused(json!({})).await;
+    assert!(told.contains("exceeded quota: q, requested: pods=1, used: pods=2"), "{told}");
+}
+
+#[tokio::test]
+async fn a_quota_is_never_overdrawn_by_writers_at_once() {
+    let server = Server::start().await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
+    server.post("/api/v1/namespaces/default/resourcequotas", quota).await;
+    let writes = (0..20).map(|it| server.post(MAPS, json!({"metadata": {"name": format!("c{it}")}})));
+    let codes: Vec<u16> = futures::future::join_all(writes).await.into_iter().map(|(code, _)| code).collect();
+    assert_eq!(codes.iter().filter(|it| **it == 201).count(), 5, "{codes:?}");
+}

@@ -32,6 +32,7 @@ mod job;
 mod node_lifecycle;
 mod placement;
 mod pods;
+mod quota;
 mod replica_set;
 mod scheduler;
 mod service_accounts;
@@ -81,6 +82,7 @@ fn controllers(settings: &Settings) -> Vec<Box<dyn Controller>> {
         Box::new(volumes::Volumes { directory: volumes }),
         Box::new(node_lifecycle::NodeLifecycle { started: Timestamp::now() }),
         Box::new(service_accounts::ServiceAccounts { cluster_ca }),
+        Box::new(quota::Quotas),
         Box::new(garbage::GarbageCollector),
         Box::new(cleanup::Cleanup),
         Box::new(expiry::EventExpiry),

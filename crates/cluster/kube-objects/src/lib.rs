@@ -31,6 +31,7 @@ use notes::Source;
 
 /// A write that keeps losing the race against others gives up after this many attempts.
 const ATTEMPTS_MAX: usize = 32;
+const PERMANENT_NAMESPACES: [&str; 3] = ["default", "kube-public", "kube-system"];
 /// Letters of generated names: no vowels, so that no words come about.
 const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
@@ -38,7 +39,8 @@ const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 #[derive(Clone)]
 pub struct Objects {
     store: Store,
-    locks: admission::Locks,
+    /// The same for all handles of one store.
+    locks: Arc<admission::Locks>,
 }
 
 /// Which part of an object a write concerns.
@@ -106,7 +108,7 @@ pub enum Outcome {
 
 impl Objects {
     pub fn new(store: Store) -> Objects {
-        Objects { store, locks: Default::default() }
+        Objects { locks: store.shared(), store }
     }
 
     pub fn store(&self) -> &Store {
@@ -149,6 +151,9 @@ impl Objects {
         writer: &Writer,
     ) -> Result<Arc<Value>, Failure> {
         let generated = text(&object, "/metadata/name").is_empty();
+        let mut object = object;
+        strategy::complete(kind, &mut object)?;
+        self.furnish(kind, namespace, &mut object)?;
         let mut attempt = 0;
         loop {
             let suffix = random_suffix();
@@ -160,7 +165,7 @@ impl Objects {
             };
             let mut new = strategy::create(kind, object.clone(), &birth)?;
             self.check_namespace(kind, namespace, name(&new))?;
-            let _held = self.settle(kind, None, &mut new).await?;
+            let _held = self.settle(kind, None, &mut new, writer).await?;
             match self.put(kind, &new, Expected::Absent, writer).await {
                 // A generated name that is taken: throw the dice again.
                 Err(failure) if failure.is_already_exists() && generated && attempt < ATTEMPTS_MAX => {
@@ -304,6 +309,9 @@ impl Objects {
         options: &DeleteOptions,
         writer: &Writer,
     ) -> Result<Deleted, Failure> {
+        if kind.is_namespace() && PERMANENT_NAMESPACES.contains(&name) {
+            return Err(Failure::forbidden(kind, name, "this namespace may not be deleted"));
+        }
         for _ in 0..ATTEMPTS_MAX {
             let live = self.entry(kind, namespace, name)?;
             let result = match strategy::delete(
@@ -363,7 +371,7 @@ impl Objects {
             }
             let _held = match door {
                 Door::Status => Default::default(),
-                _ => self.settle(kind, Some(&old), &mut new).await?,
+                _ => self.settle(kind, Some(&old), &mut new, writer).await?,
             };
             if strategy::is_same(&old, &new) {
                 return Ok(old);

@@ -30,8 +30,9 @@ mod reserve;
 mod watch;
 mod writer;
 
+use std::any::Any;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -156,9 +157,17 @@ pub struct Store {
     published: tokio::sync::watch::Receiver<u64>,
     queue: mpsc::Sender<writer::Request>,
     object_bytes_max: usize,
+    shared: Arc<OnceLock<Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Store {
+    /// One value of the user's for all handles of this store: what its writers have to agree on. There
+    /// is one type of it.
+    pub fn shared<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let shared = self.shared.get_or_init(|| Arc::new(T::default())).clone();
+        shared.downcast().expect("the store is used with one type of shared value")
+    }
+
     /// Opens or creates the file and loads the present state. Blocks; call it at start.
     pub fn open(path: &Path, options: Options) -> Result<Store, OpenError> {
         let (file, memory) = log::Log::open(path, &options)?;
@@ -172,7 +181,7 @@ impl Store {
             .name("kube-store".into())
             .spawn(move || writer.run(requests))
             .map_err(|source| OpenError::Thread { source })?;
-        Ok(Store { memory, published, queue, object_bytes_max })
+        Ok(Store { memory, published, queue, object_bytes_max, shared: Arc::default() })
     }
 
     /// The revision of the last write.

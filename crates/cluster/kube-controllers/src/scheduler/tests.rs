@@ -156,9 +156,13 @@ async fn pods_keep_away_from_each_other_and_spread() {
 #[tokio::test]
 async fn an_important_pod_takes_the_place_of_the_least_important() {
     let cluster = Cluster::start(&[node("a", "2")]).await;
+    for value in [1, 5, 10] {
+        let class = json!({"metadata": {"name": format!("class-{value}")}, "value": value});
+        cluster.make("scheduling.k8s.io", "PriorityClass", class).await;
+    }
     let with_priority = |priority: i64, amount: &str| {
         let mut spec = cpu(amount);
-        spec["priority"] = json!(priority);
+        spec["priorityClassName"] = json!(format!("class-{priority}"));
         spec["terminationGracePeriodSeconds"] = json!(0);
         spec
     };
