@@ -113,6 +113,13 @@ impl Case {
         }
     }
 
+    /// An answer that is no JSON.
+    pub fn get_text(&self, path: &str) -> String {
+        let answer = self.ask("GET", path, &Value::Null);
+        assert_eq!(answer.code, 200, "GET {path}: {}", answer.text);
+        answer.text
+    }
+
     pub fn list(&self, path: &str) -> Vec<Value> {
         match self.get(path)["items"].take() {
             Value::Array(items) => items,

@@ -68,6 +68,14 @@ impl Form {
         Err(Failure::new(406, "NotAcceptable", "only application/json is served"))
     }
 
+    /// For answers that have no metadata to make a table of.
+    pub fn only_objects(headers: &HeaderMap) -> Result<(), Failure> {
+        let accept = accept(headers);
+        let plain = accept.is_empty() || accept.split(',').any(|it| !it.contains("as="));
+        let refused = || Failure::new(406, "NotAcceptable", "only application/json is served here");
+        plain.then_some(()).ok_or_else(refused)
+    }
+
     /// One object in this form.
     pub fn object(self, kind: &Kind, object: &Value, with_definitions: bool) -> Value {
         match self {

@@ -137,6 +137,7 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
         if parts.method != Method::POST || name.is_some() {
             return Err(method_not_allowed());
         }
+        answer::Form::only_objects(&parts.headers)?;
         let body = body::optional(&parts.headers, body).await?;
         let answered = reviews::answer(&api, &user, review, namespace.unwrap_or(""), body)?;
         return Ok(answer::json(201, &answered));
@@ -168,6 +169,9 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
         (false, []) => collection(call, &parts.method, body).await,
         (true, []) => object(call, &parts.method, body).await,
         (true, ["status"]) if call.kind.has_status => write::status(call, &parts.method, body).await,
+        (true, ["approval"]) if call.kind.group == "certificates.k8s.io" => {
+            write::status(call, &parts.method, body).await
+        }
         (true, ["scale"]) if call.kind.scale.is_some() => write::scale(call, &parts.method, body).await,
         (true, ["finalize"]) if call.kind.is_namespace() => write::finalize(call, body).await,
         (true, ["binding"]) if call.kind.is_pod() => write::binding(call, body).await,

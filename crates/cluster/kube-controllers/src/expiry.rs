@@ -35,7 +35,8 @@ impl Controller for EventExpiry {
             &event["eventTime"],
             &event["metadata"]["creationTimestamp"],
         ];
-        let age = last.into_iter().find_map(|it| time::seconds_since(it, now)).unwrap_or(0);
+        // The youngest of them: what clients say of the past does not make an event old.
+        let age = last.into_iter().filter_map(|it| time::seconds_since(it, now)).min().unwrap_or(0);
         match EVENT_SECONDS_MAX - age {
             left if left > 0 => plan.again_in(left),
             _ => plan.push(Action::Delete {
