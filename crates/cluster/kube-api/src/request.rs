@@ -91,6 +91,7 @@ impl Call {
             mode,
             validation: Validation::parse(self.parameters.get("fieldValidation"))?,
             notes: self.notes.clone(),
+            user: self.user.to_value(),
             ..Writer::new(self.parameters.get("fieldManager").unwrap_or(agent))
         })
     }

@@ -600,3 +600,45 @@ async fn a_quota_is_never_overdrawn_by_writers_at_once() {
     let codes: Vec<u16> = futures::future::join_all(writes).await.into_iter().map(|(code, _)| code).collect();
     assert_eq!(codes.iter().filter(|it| **it == 201).count(), 5, "{codes:?}");
 }
+
+#[tokio::test]
+async fn a_bound_policy_denies_and_warns() {
+    let server = Server::start().await;
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let policy = |expression: &str| {
+        json!({"metadata": {"name": "p"}, "spec": {"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]},
+            "matchConditions": [{"name": "c", "expression": "request.userInfo.username != 'nobody'"}],
+            "variables": [{"name": "size", "expression": "object.data.size()"}, {"name": "double", "expression": "variables.size * 2"}],
+            "validations": [{"expression": expression, "messageExpression": "'twice ' + string(variables.double)"}]}})
+    };
+    let (code, refused) = server.post(&format!("{group}/validatingadmissionpolicies"), policy("1 +")).await;
+    assert_eq!(code, 422, "{refused}");
+    server.post(MAPS, json!({"metadata": {"name": "limit"}, "data": {"max": "2"}})).await;
+    let expression = "variables.double <= int(params.data.max)";
+    assert_eq!(server.post(&format!("{group}/validatingadmissionpolicies"), policy(expression)).await.0, 201);
+    let binding = |actions: Value| {
+        json!({"metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": actions,
+        "paramRef": {"name": "limit", "namespace": "default", "parameterNotFoundAction": "Deny"}}})
+    };
+    let path = format!("{group}/validatingadmissionpolicybindings");
+    assert_eq!(server.post(&path, binding(json!(["Deny"]))).await.0, 201);
+    let map = |name: &str| json!({"metadata": {"name": name}, "data": {"a": "1", "b": "2"}});
+    let (code, refused) = server.post(MAPS, map("a")).await;
+    assert_eq!(code, 422);
+    assert!(
+        refused["message"]
+            .as_str()
+            .expect("text")
+            .ends_with("ValidatingAdmissionPolicy 'p' with binding 'b' denied request: twice 4"),
+        "{refused}"
+    );
+    assert_eq!(server.post(MAPS, json!({"metadata": {"name": "a"}, "data": {"a": "1"}})).await.0, 201);
+    let patch = json!({"spec": {"validationActions": ["Warn"]}}).to_string();
+    let (code, _) = server.call("PATCH", &format!("{path}/b"), "application/merge-patch+json", &patch).await;
+    assert_eq!(code, 200);
+    let body = map("b").to_string();
+    let response = server.send("POST", MAPS, &[("content-type", "application/json")], &body).await;
+    assert_eq!(response.status(), StatusCode::CREATED);
+    assert!(response.headers()["warning"].to_str().expect("text").contains("twice 4"));
+}

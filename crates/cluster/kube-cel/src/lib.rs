@@ -21,7 +21,7 @@ use cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use cel::parser::PrattParser;
 use cel::{Context, Env};
 
-pub use value::{escape, from_json, from_json_of};
+pub use value::{escape, from_json, from_json_of, map};
 
 /// A value of the language. Cheap to clone.
 pub type Value = cel::Value;

@@ -81,6 +81,12 @@ pub fn from_json_of(value: &Json, schema: &Json) -> Value {
     }
 }
 
+/// A map of values that are of the language already.
+pub fn map(fields: &HashMap<String, Value>) -> Value {
+    let fields = fields.iter().map(|(name, value)| (Key::String(Arc::new(name.clone())), value.clone()));
+    Value::Map(Map { map: Arc::new(fields.collect()) })
+}
+
 /// The length of the longest thing in a value; that of a text when texts are taken apart.
 pub(crate) fn longest(value: &Value, texts: bool) -> u64 {
     match value {

@@ -494,7 +494,10 @@ async fn strangers_stay_outside() {
     let url = cluster.kubectl("config view -o jsonpath={.clusters[0].cluster.server}").await;
     let (success, text) =
         cluster.run(&format!("get pods --kubeconfig=/dev/null --server={url} --insecure-skip-tls-verify --username=x --password=y"), "").await;
-    assert!(!success && (text.contains("Unauthorized") || text.contains("logged in")), "{text}");
+    assert!(
+        !success && ["Unauthorized", "Forbidden", "logged in"].iter().any(|it| text.contains(it)),
+        "{text}"
+    );
     let token = cluster.api.admin_token();
     cluster
         .kubectl(&format!(

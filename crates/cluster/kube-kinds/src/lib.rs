@@ -32,6 +32,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use failure::{Cause, Failure};
+pub use structural::expression;
 
 /// One served kind in one version.
 pub struct Kind {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 pub(crate) use check::check;
 pub(crate) use definition::check_definition;
+pub use memo::expression;
 
 /// How deep a schema is followed: a bound against schemas that were built to hurt.
 pub(crate) const DEPTH_MAX: usize = 64;

@@ -6,6 +6,7 @@
 
 mod definitions;
 mod pods;
+mod policies;
 mod quotas;
 mod security;
 mod services;
@@ -65,6 +66,19 @@ impl Objects {
         Ok(())
     }
 
+    /// What users' own policies say about a write.
+    pub(crate) fn ask_policies(
+        &self,
+        word: &'static str,
+        kind: &Kind,
+        subresource: &str,
+        old: Option<&Value>,
+        new: Option<&Value>,
+        writer: &Writer,
+    ) -> Result<(), Failure> {
+        policies::check(self, &policies::Operation { word, kind, subresource, old, new }, writer)
+    }
+
     /// The newest class that says it is the default.
     fn default_of(&self, group: &str, kind: &str, annotation: &str) -> Option<String> {
         let classes = table::of(group, kind).expect("classes are built in");
@@ -83,6 +97,8 @@ impl Objects {
         new: &mut Value,
         writer: &Writer,
     ) -> Result<Held, Failure> {
+        let word = if old.is_some() { "UPDATE" } else { "CREATE" };
+        self.ask_policies(word, kind, "", old, Some(new), writer)?;
         let mut held = Held::default();
         let place = kube_kinds::namespace(new).to_string();
         if kind.namespaced {

@@ -60,6 +60,8 @@ pub struct Writer {
     pub validation: Validation,
     /// Where to say what was odd.
     pub notes: Notes,
+    /// `UserInfo` of the authentication API.
+    pub user: Value,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +78,7 @@ impl Writer {
             mode: Mode::Commit,
             validation: Validation::Ignore,
             notes: Notes::default(),
+            user: json!({"username": "system:naru", "groups": ["system:masters", "system:authenticated"]}),
         }
     }
 }
@@ -314,6 +317,7 @@ impl Objects {
         }
         for _ in 0..ATTEMPTS_MAX {
             let live = self.entry(kind, namespace, name)?;
+            self.ask_policies("DELETE", kind, "", Some(&live.value), None, writer)?;
             let result = match strategy::delete(
                 kind,
                 &present(kind, live.value.clone()),
@@ -370,7 +374,10 @@ impl Objects {
                 patch::record(kind, Some(&old), &mut new, door, writer, now);
             }
             let _held = match door {
-                Door::Status => Default::default(),
+                Door::Status => {
+                    self.ask_policies("UPDATE", kind, "status", Some(&old), Some(&new), writer)?;
+                    Default::default()
+                }
                 _ => self.settle(kind, Some(&old), &mut new, writer).await?,
             };
             if strategy::is_same(&old, &new) {

@@ -45,7 +45,6 @@ pub(super) fn rows() -> Vec<Kind> {
             has_status: true,
             has_generation: true,
             categories: vec!["api-extensions".into()],
-            tier: Tier::Stored,
             ..row(GROUP, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", Cluster, &[])
         },
         Kind {
@@ -82,7 +81,6 @@ pub(super) fn rows() -> Vec<Kind> {
             },
             has_generation: true,
             categories: vec!["api-extensions".into()],
-            tier: Tier::Stored,
             ..row(
                 GROUP,
                 "v1",
@@ -152,9 +150,34 @@ fn webhook_rules(object: &Value, _: Option<&Value>, causes: &mut Causes) {
                 &["None", "NoneOnDryRun"],
             ));
         }
+        conditions(webhook, &at, causes);
         if list(webhook, "/admissionReviewVersions").is_empty() {
             causes.push(Cause::required(&format!("{at}.admissionReviewVersions"), ""));
         }
+    }
+}
+
+/// `matchConditions`: named, and CEL.
+fn conditions(object: &Value, at: &str, causes: &mut Causes) {
+    let mut names: Vec<&str> = Vec::new();
+    for (index, condition) in list(object, "/matchConditions").iter().enumerate() {
+        let at = format!("{at}.matchConditions[{index}]");
+        let name = text(condition, "/name");
+        if name.is_empty() {
+            causes.push(Cause::required(&format!("{at}.name"), ""));
+        } else if names.contains(&name) {
+            causes.push(Cause::duplicate(&format!("{at}.name"), &condition["name"]));
+        }
+        names.push(name);
+        expression(condition, "expression", &at, causes);
+    }
+}
+
+fn expression(holder: &Value, field: &str, at: &str, causes: &mut Causes) {
+    if let Some(source) = holder[field].as_str().filter(|it| !it.trim().is_empty())
+        && let Err(why) = &*crate::expression(source)
+    {
+        causes.push(Cause::invalid(&format!("{at}.{field}"), &holder[field], why));
     }
 }
 
@@ -178,6 +201,10 @@ fn policy_rules(object: &Value, _: Option<&Value>, causes: &mut Causes) {
             "validations or auditAnnotations must contain at least one item",
         ));
     }
+    conditions(spec, "spec", causes);
+    for (index, variable) in list(spec, "/variables").iter().enumerate() {
+        expression(variable, "expression", &format!("spec.variables[{index}]"), causes);
+    }
     for (index, validation) in list(spec, "/validations").iter().enumerate() {
         if text(validation, "/expression").trim().is_empty() {
             causes.push(Cause::required(
@@ -185,6 +212,9 @@ fn policy_rules(object: &Value, _: Option<&Value>, causes: &mut Causes) {
                 "expression is not specified",
             ));
         }
+        let at = format!("spec.validations[{index}]");
+        expression(validation, "expression", &at, causes);
+        expression(validation, "messageExpression", &at, causes);
     }
 }
 

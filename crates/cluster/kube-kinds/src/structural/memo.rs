@@ -30,7 +30,8 @@ impl<T> Memo<T> {
     }
 }
 
-pub(super) fn expression(text: &str) -> Arc<Result<Expression, String>> {
+/// The expression, compiled once; or why it cannot be.
+pub fn expression(text: &str) -> Arc<Result<Expression, String>> {
     static EXPRESSIONS: LazyLock<Memo<Result<Expression, String>>> = LazyLock::new(|| Memo(Mutex::default()));
     EXPRESSIONS.get(text, kube_cel::compile)
 }
