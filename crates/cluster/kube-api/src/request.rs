@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::{HeaderMap, Method, Request, Uri, header};
 use kube_kinds::selector::{FieldSelector, LabelSelector};
 use kube_kinds::{Failure, Kind};
-use kube_objects::{Mode, Notes, Validation, Writer};
+use kube_objects::{Door, Mode, Notes, Validation, Writer};
 
 use crate::auth::{Attributes, User, rbac, reviews};
 use crate::{
@@ -172,6 +172,12 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
         (true, ["status"]) if call.kind.has_status => write::status(call, &parts.method, body).await,
         (true, ["approval"]) if call.kind.group == "certificates.k8s.io" => {
             write::status(call, &parts.method, body).await
+        }
+        (true, ["resize"]) if call.kind.is_pod() => {
+            write::part(call, &parts.method, body, Door::Resize).await
+        }
+        (true, ["ephemeralcontainers"]) if call.kind.is_pod() => {
+            write::part(call, &parts.method, body, Door::Ephemeral).await
         }
         (true, ["scale"]) if call.kind.scale.is_some() => write::scale(call, &parts.method, body).await,
         (true, ["finalize"]) if call.kind.is_namespace() => write::finalize(call, body).await,

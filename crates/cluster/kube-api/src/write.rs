@@ -66,15 +66,20 @@ async fn change(call: &Call, patch: Patch, door: Door) -> Result<Response, Failu
 }
 
 pub(crate) async fn status(call: Call, method: &Method, body: Body) -> Result<Response, Failure> {
+    part(call, method, body, Door::Status).await
+}
+
+/// One part of an object, read with the whole.
+pub(crate) async fn part(call: Call, method: &Method, body: Body, door: Door) -> Result<Response, Failure> {
     match *method {
         Method::GET => crate::read::get(&call),
         Method::PUT => {
             let object = body::object(&call, body).await?;
-            write(&call, object, Door::Status).await
+            write(&call, object, door).await
         }
         Method::PATCH => {
             let patch = body::patch(&call, body).await?;
-            change(&call, patch, Door::Status).await
+            change(&call, patch, door).await
         }
         _ => Err(method_not_allowed()),
     }

@@ -96,6 +96,65 @@ pub fn update(kind: &Kind, old: &Value, object: Value, now: Timestamp) -> Result
     Ok(object)
 }
 
+/// A write of a pod's `/resize`: resources of its containers and nothing else.
+pub fn resize_pod(kind: &Kind, old: &Value, asked: Value) -> Result<Value, Failure> {
+    let asked = typed(kind, asked)?;
+    same_object(kind, old, &asked)?;
+    let mut new = old.clone();
+    let mut causes = Vec::new();
+    for field in ["containers", "initContainers"] {
+        let wanted = asked["spec"][field].as_array().map_or(&[][..], Vec::as_slice);
+        let containers = new["spec"][field].as_array_mut().map_or(&mut [][..], Vec::as_mut_slice);
+        for (index, container) in containers.iter_mut().enumerate() {
+            let Some(wanted) = wanted.iter().find(|it| it["name"] == container["name"]) else { continue };
+            let mut resized = container.clone();
+            resized["resources"] = wanted["resources"].clone();
+            let mut same = resized.clone();
+            same["resizePolicy"] = wanted["resizePolicy"].clone();
+            if *wanted != same && *wanted != resized {
+                causes.push(validation::only_resources(&format!("spec.{field}[{index}]")));
+            }
+            *container = resized;
+        }
+    }
+    finish(kind, &mut new);
+    validation::resize(old, &new, &mut causes);
+    changed_pod(kind, old, new, &asked, causes)
+}
+
+/// A write of a pod's `/ephemeralcontainers`: more of them; those that are there stay as they are.
+pub fn add_ephemeral(kind: &Kind, old: &Value, asked: Value) -> Result<Value, Failure> {
+    let asked = typed(kind, asked)?;
+    same_object(kind, old, &asked)?;
+    let mut new = old.clone();
+    new["spec"]["ephemeralContainers"] = asked["spec"]["ephemeralContainers"].clone();
+    finish(kind, &mut new);
+    let mut causes = Vec::new();
+    validation::ephemeral(old, &new, &mut causes);
+    changed_pod(kind, old, new, &asked, causes)
+}
+
+fn changed_pod(
+    kind: &Kind,
+    old: &Value,
+    mut new: Value,
+    asked: &Value,
+    causes: Vec<Cause>,
+) -> Result<Value, Failure> {
+    if !causes.is_empty() {
+        return Err(Failure::invalid(kind, crate::name(old), causes));
+    }
+    if !asked["metadata"]["managedFields"].is_null() {
+        new["metadata"]["managedFields"] = asked["metadata"]["managedFields"].clone();
+    }
+    if specified(old) != specified(&new) {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+        new["metadata"]["generation"] = json!(generation);
+    }
+    check(kind, &new, None)?;
+    Ok(new)
+}
+
 /// A write of `/status`: the status changes, and what of the metadata is the client's. Of a declared
 /// kind only the status does.
 pub fn update_status(kind: &Kind, old: &Value, object: Value) -> Result<Value, Failure> {

@@ -112,6 +112,77 @@ pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     }
 }
 
+pub(crate) fn only_resources(field: &str) -> Cause {
+    Cause {
+        reason: "FieldValueForbidden",
+        message: "Forbidden: only cpu and memory resources are mutable".into(),
+        field: field.into(),
+    }
+}
+
+/// What a change of resources must keep.
+pub(crate) fn resize(old: &Value, new: &Value, causes: &mut Causes) {
+    let class = |pod: &Value| crate::defaults::qos_class(&pod["spec"]);
+    if class(old) != class(new) {
+        causes.push(Cause {
+            reason: "FieldValueInvalid",
+            message: "Invalid value: Pod QOS Class may not change as a result of resizing".into(),
+            field: "spec".into(),
+        });
+    }
+}
+
+/// Ephemeral containers are only ever added, and are as they were added.
+pub(crate) fn ephemeral(old: &Value, new: &Value, causes: &mut Causes) {
+    let added = list(new, "/spec/ephemeralContainers");
+    for container in list(old, "/spec/ephemeralContainers") {
+        let kept = added.iter().find(|it| it["name"] == container["name"]);
+        if kept != Some(container) {
+            let name = text(container, "/name");
+            causes.push(Cause {
+                reason: "FieldValueForbidden",
+                message: format!(
+                    "Forbidden: existing ephemeral containers \"{name}\" may not be removed or changed"
+                ),
+                field: "spec.ephemeralContainers".into(),
+            });
+        }
+    }
+    let others = ["/spec/containers", "/spec/initContainers"].map(|field| list(new, field)).concat();
+    for (index, container) in added.iter().enumerate() {
+        let field = format!("spec.ephemeralContainers[{index}].name");
+        let name = &container["name"];
+        if name.as_str().is_none_or(str::is_empty) {
+            causes.push(Cause::required(&field, ""));
+        } else if others.iter().chain(&added[..index]).any(|it| it["name"] == *name) {
+            causes.push(Cause::duplicate(&field, name));
+        }
+    }
+}
+
+/// Kernel settings have names such as `net.ipv4.tcp_syncookies` or `net/ipv4/tcp_syncookies`.
+fn sysctls(spec: &Value, at: &str, causes: &mut Causes) {
+    let is_segment = |segment: &str| {
+        let inside = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || it == '-' || it == '_';
+        let edge = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit();
+        !segment.is_empty()
+            && segment.chars().all(inside)
+            && segment.starts_with(edge)
+            && segment.ends_with(edge)
+    };
+    for (index, sysctl) in list(spec, "/securityContext/sysctls").iter().enumerate() {
+        let name = text(sysctl, "/name");
+        if name.len() > 253 || !name.split(['.', '/']).all(is_segment) {
+            let field = format!("{at}.securityContext.sysctls[{index}].name");
+            causes.push(Cause::invalid(
+                &field,
+                &sysctl["name"],
+                "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
+            ));
+        }
+    }
+}
+
 /// The part of a pod's specification that an update may not change.
 fn frozen_pod_spec(spec: &Value) -> Map<String, Value> {
     let mut spec = spec.as_object().cloned().unwrap_or_default();
@@ -127,6 +198,7 @@ fn frozen_pod_spec(spec: &Value) -> Map<String, Value> {
 }
 
 pub(crate) fn pod_spec(spec: &Value, at: &str, causes: &mut Causes) {
+    sysctls(spec, at, causes);
     let containers = list(spec, "/containers");
     if containers.is_empty() {
         causes.push(Cause::required(&format!("{at}.containers"), ""));
@@ -462,7 +534,24 @@ fn is_port_name(name: &str) -> bool {
         && !name.contains("--")
 }
 
+/// Names of files, as far as Kubernetes lets them be.
+fn data_keys(object: &Value, causes: &mut Causes) {
+    const MESSAGE: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
+    for field in ["data", "binaryData"] {
+        for (key, _) in object[field].as_object().into_iter().flatten() {
+            let fine = (1..=253).contains(&key.len())
+                && key.chars().all(|it| it.is_ascii_alphanumeric() || "-_.".contains(it))
+                && key != "."
+                && !key.starts_with("..");
+            if !fine {
+                causes.push(Cause::invalid(&format!("{field}[{key}]"), &json!(key), MESSAGE));
+            }
+        }
+    }
+}
+
 pub fn config_map(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    data_keys(object, causes);
     for (key, value) in object["data"].as_object().into_iter().flatten() {
         if !value.is_string() {
             causes.push(Cause::invalid(&format!("data[{key}]"), value, "must be a string"));
@@ -472,6 +561,7 @@ pub fn config_map(object: &Value, old: Option<&Value>, causes: &mut Causes) {
 }
 
 pub fn secret(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    data_keys(object, causes);
     for (key, value) in object["data"].as_object().into_iter().flatten() {
         if !value.is_string() {
             let message = "Invalid value: must be base64 text".to_string();

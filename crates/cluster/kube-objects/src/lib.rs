@@ -50,6 +50,10 @@ pub enum Door {
     Status,
     /// The object, written through its scale: whoever scales owns the number of replicas.
     Scale,
+    /// The resources of a running pod's containers.
+    Resize,
+    /// Containers that are added to a running pod.
+    Ephemeral,
 }
 
 /// On whose behalf, and whether it is meant.
@@ -369,6 +373,8 @@ impl Objects {
             let mut new = match door {
                 Door::Object | Door::Scale => strategy::update(kind, &old, asked, now)?,
                 Door::Status => strategy::update_status(kind, &old, asked)?,
+                Door::Resize => strategy::resize_pod(kind, &old, asked)?,
+                Door::Ephemeral => strategy::add_ephemeral(kind, &old, asked)?,
             };
             if record != Record::Done {
                 patch::record(kind, Some(&old), &mut new, door, writer, now);

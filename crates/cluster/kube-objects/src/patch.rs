@@ -49,9 +49,9 @@ fn shape(kind: &Kind) -> Shape<'_> {
 /// What a write through this door does not concern, so that nobody comes to own it there.
 fn ignored(kind: &Kind, door: Door) -> Fields {
     match door {
-        Door::Object | Door::Scale if kind.has_status => Fields::of_paths(&[&["status"]]),
-        Door::Object | Door::Scale => Fields::default(),
         Door::Status => Fields::of_paths(&[&["spec"], &["metadata", "labels"]]),
+        _ if kind.has_status => Fields::of_paths(&[&["status"]]),
+        _ => Fields::default(),
     }
 }
 
@@ -125,6 +125,8 @@ fn subresource(door: Door) -> &'static str {
         Door::Object => "",
         Door::Status => "status",
         Door::Scale => "scale",
+        Door::Resize => "resize",
+        Door::Ephemeral => "ephemeralcontainers",
     }
 }
 

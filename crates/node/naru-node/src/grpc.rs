@@ -102,4 +102,28 @@ mod tests {
         assert_eq!(serving_status(&[0, 0, 0, 0, 0]), Some(0));
         assert_eq!(serving_status(&[]), None);
     }
+
+    #[tokio::test]
+    async fn a_server_that_serves_is_found_well() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0];
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serve = async |status: u8| {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // Past the preface and the settings, into the request.
+            let mut begin = [0; 110];
+            stream.read_exact(&mut begin).await.unwrap();
+            let mut answer = SETTINGS.to_vec();
+            answer.extend(b"\0\0\x14\x01\x04\0\0\0\x01\x88\x0f\x10\x10application/grpc");
+            answer.extend([0, 0, 7, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 8, status]);
+            answer.extend(b"\0\0\x0f\x01\x05\0\0\0\x01\0\x0bgrpc-status\x010");
+            stream.write_all(&answer).await.unwrap();
+            stream
+        };
+        let (answer, _held) = tokio::join!(check("127.0.0.1", port, ""), serve(1));
+        assert_eq!(answer, Ok(()));
+        let (answer, _held) = tokio::join!(check("127.0.0.1", port, ""), serve(2));
+        assert_eq!(answer, Err("service unhealthy (responded with \"NOT_SERVING\")".into()));
+    }
 }

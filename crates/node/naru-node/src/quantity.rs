@@ -1,29 +1,42 @@
 //! Kubernetes quantities (`500m`, `64Mi`, `1.5`, `2e3`), as far as resources need them. Pure.
 
-/// The value in thousandths, rounded up. `None` when it is not a quantity.
+/// The value in thousandths, rounded up. `None` when it is not a quantity. In whole numbers: a fraction such
+/// as 0.35 has no exact binary form.
 pub fn parse_milli(text: &str) -> Option<u64> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
-    let (number, factor) = match suffix {
-        "" => (number.parse::<f64>().ok()?, 1.0),
-        "n" => (number.parse().ok()?, 1e-9),
-        "u" => (number.parse().ok()?, 1e-6),
-        "m" => (number.parse().ok()?, 1e-3),
-        "k" => (number.parse().ok()?, 1e3),
-        "M" => (number.parse().ok()?, 1e6),
-        "G" => (number.parse().ok()?, 1e9),
-        "T" => (number.parse().ok()?, 1e12),
-        "P" => (number.parse().ok()?, 1e15),
-        "Ki" => (number.parse().ok()?, 1024.0),
-        "Mi" => (number.parse().ok()?, 1024f64.powi(2)),
-        "Gi" => (number.parse().ok()?, 1024f64.powi(3)),
-        "Ti" => (number.parse().ok()?, 1024f64.powi(4)),
-        "Pi" => (number.parse().ok()?, 1024f64.powi(5)),
-        exponent if exponent.starts_with(['e', 'E']) => (text.parse().ok()?, 1.0),
-        _ => return None,
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = format!("{whole}{fraction}");
+    // Kubernetes keeps nine places; so many digits fit with every factor.
+    if digits.is_empty() || digits.len() > 20 {
+        return None;
+    }
+    let value: u128 = digits.parse().ok()?;
+    // thousandths = value * factor * 1000 / 10^(places of the fraction)
+    let (factor, mut divisor): (u128, u128) = match suffix {
+        "" => (1, 1),
+        "n" => (1, 1_000_000_000),
+        "u" => (1, 1_000_000),
+        "m" => (1, 1000),
+        "k" => (1000, 1),
+        "M" => (1_000_000, 1),
+        "G" => (1_000_000_000, 1),
+        "T" => (1_000_000_000_000, 1),
+        "P" => (1_000_000_000_000_000, 1),
+        "Ki" => (1 << 10, 1),
+        "Mi" => (1 << 20, 1),
+        "Gi" => (1 << 30, 1),
+        "Ti" => (1 << 40, 1),
+        "Pi" => (1 << 50, 1),
+        exponent => {
+            let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
+            let factor = 10u128.checked_pow(power.unsigned_abs()).filter(|_| power.unsigned_abs() <= 18)?;
+            if power < 0 { (1, factor) } else { (factor, 1) }
+        }
     };
-    let milli = (number * factor * 1000.0).ceil();
-    (milli >= 0.0 && milli < u64::MAX as f64).then_some(milli as u64)
+    divisor *= 10u128.pow(fraction.len() as u32);
+    let milli = value.checked_mul(factor)?.checked_mul(1000)?.div_ceil(divisor);
+    u64::try_from(milli).ok()
 }
 
 /// Whole units, rounded up.
@@ -43,6 +56,10 @@ mod tests {
             ("1.5", 1500),
             ("0.1", 100),
             ("2e3", 2_000_000),
+            ("350m", 350),
+            ("0.35", 350),
+            ("1e-1", 100),
+            ("100n", 1),
             ("64Mi", 64 * 1024 * 1024 * 1000),
             ("1G", 1_000_000_000_000),
         ] {

@@ -7,6 +7,7 @@ mod files;
 mod lifecycle;
 mod pods;
 mod probes;
+mod resize;
 mod security;
 mod subpath;
 
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Scenario> {
         lifecycle::all(),
         pods::all(),
         probes::all(),
+        resize::all(),
         security::all(),
         subpath::all(),
     ]
