@@ -90,6 +90,13 @@ pub enum Command {
     Token,
     /// Take an example through the whole loop under load, and show what happened.
     Demo(commands::demo::DemoArgs),
+    /// The Kubernetes API on simulated nodes, for trying manifests, charts and operators. Runs no containers.
+    Dev(DevArgs),
+    /// What of the Kubernetes API is acted on, kept, or refused.
+    Api {
+        #[command(subcommand)]
+        command: ApiCommand,
+    },
     /// Remove every container, mount, link and cgroup of the daemon with this data directory.
     Destroy,
     /// Shell completions: `naru completions bash > /etc/bash_completion.d/naru`.
@@ -133,10 +140,35 @@ pub struct ServeArgs {
     pub print_endpoints: bool,
 }
 
+#[derive(Args, Clone)]
+pub struct DevArgs {
+    /// How many nodes to pretend.
+    #[arg(long, default_value_t = 1)]
+    pub nodes: usize,
+    /// Nodes that say that their pods run, and run nothing.
+    #[arg(long)]
+    pub simulate: bool,
+    /// The Kubernetes API over TLS.
+    #[arg(long, default_value = "127.0.0.1:6443")]
+    pub api: SocketAddr,
+    /// Print one line of JSON with the address and the kubeconfig instead of instructions.
+    #[arg(long)]
+    pub print_endpoints: bool,
+}
+
+#[derive(Subcommand, Clone)]
+pub enum ApiCommand {
+    /// Every kind with its tier, and what is refused.
+    Tiers {
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { global, command } = cli;
     // A daemon, a demo and a hook go on when nobody listens.
-    if !matches!(command, Command::Serve(_) | Command::Demo(_) | Command::PostReceive) {
+    if !matches!(command, Command::Serve(_) | Command::Dev(_) | Command::Demo(_) | Command::PostReceive) {
         naru_runtime::end_on_broken_pipe();
     }
     if let Command::Completions { shell } = command {
@@ -146,7 +178,10 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     if let Command::Check { files } = command {
         return commands::check::run(&files);
     }
-    let is_daemon = matches!(command, Command::Serve(_));
+    if let Command::Api { command: ApiCommand::Tiers { json } } = command {
+        return commands::api::tiers(json);
+    }
+    let is_daemon = matches!(command, Command::Serve(_) | Command::Dev(_));
     start_log(&global.log, is_daemon);
     // Two workers: the daemon waits far more than it computes, and each further thread costs memory.
     let workers =
@@ -170,7 +205,10 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Demo(args) => commands::demo::run(&args).await,
             Command::Destroy => commands::destroy::run(&global).await,
             Command::PostReceive => commands::hook::run(&global).await,
-            Command::Completions { .. } | Command::Check { .. } => unreachable!("answered above"),
+            Command::Dev(args) => serve::dev::run(&global, &args).await,
+            Command::Completions { .. } | Command::Check { .. } | Command::Api { .. } => {
+                unreachable!("answered above")
+            }
         }
     });
     // A blocking read of standard input must not keep a finished command from ending.

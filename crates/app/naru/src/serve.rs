@@ -2,6 +2,7 @@
 //!
 //! What is held here is handles; everything that must not be lost is in the data directory.
 
+pub mod dev;
 mod http;
 
 use crate::adapters::{Images, Measured, Streams};

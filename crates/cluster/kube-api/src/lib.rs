@@ -16,6 +16,7 @@
 //! ```
 
 mod answer;
+mod audit;
 mod auth;
 mod body;
 mod discovery;
@@ -38,13 +39,20 @@ mod write;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
+use audit::Audit;
 use kube_kinds::table;
 use kube_objects::{Objects, Registry, Writer};
 use kube_store::{OpenError, Options, Store};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+
+/// The kinds that are built in.
+pub mod kinds {
+    pub use kube_kinds::Tier;
+    pub use kube_kinds::table::builtin;
+}
 
 pub use streams::{
     AttachRequest, Connection, ExecRequest, ExecSession, LogRequest, LogStream, NodeStreams, StreamError,
@@ -104,6 +112,9 @@ struct Inner {
     /// Signs the tokens of service accounts.
     token_keys: auth::jwt::Keys,
     version: String,
+    data_dir: PathBuf,
+    /// Begun by the first listener, shared by all.
+    audit: Mutex<Option<Audit>>,
     documents: openapi::Documents,
     /// Ends watches and other long answers.
     stop: CancellationToken,
@@ -126,6 +137,8 @@ impl Api {
             identity,
             token_keys,
             version: config.version,
+            data_dir: config.data_dir,
+            audit: Mutex::default(),
             documents: openapi::Documents::default(),
             stop: CancellationToken::new(),
         };
@@ -203,6 +216,14 @@ impl Api {
 
     fn streams(&self) -> Option<Arc<dyn NodeStreams>> {
         self.inner.streams.read().expect("no code panics while it holds this lock").clone()
+    }
+
+    fn audit(&self) -> Result<Audit, Error> {
+        let mut audit = self.inner.audit.lock().expect("no code panics while it holds this lock");
+        match &*audit {
+            Some(audit) => Ok(audit.clone()),
+            None => Ok(audit.insert(Audit::start(&self.inner.data_dir)?).clone()),
+        }
     }
 
     fn registry(&self) -> &Registry {

@@ -199,6 +199,19 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
     }
 }
 
+/// What a request asks, as far as its address tells.
+pub(crate) fn attributes(method: &Method, uri: &Uri) -> Attributes {
+    let segments: Vec<&str> = uri.path().split('/').filter(|it| !it.is_empty()).collect();
+    let watch = uri.query().is_some_and(|it| it.contains("watch=true") || it.contains("watch=1"));
+    match segments.as_slice() {
+        ["api", _, rest @ ..] if !rest.is_empty() => Target::of(rest).attributes("", method, watch),
+        ["apis", group, _, rest @ ..] if !rest.is_empty() => {
+            Target::of(rest).attributes(group, method, watch)
+        }
+        _ => Attributes::path(verb_of(method, false, true, false), uri.path()),
+    }
+}
+
 /// Everything that is no resource: health, version, discovery, schemas, keys.
 fn general(
     api: &Api,

@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::audit::{self, Audit};
 use crate::auth::authenticate;
+use crate::request::attributes;
 use crate::{Api, answer};
 
 /// A client that does not finish the handshake is dropped.
@@ -34,12 +36,16 @@ impl Api {
         if let Err(error) = self.prepare().await {
             tracing::error!(%error, "the initial objects cannot be written");
         }
+        let audit = match self.audit() {
+            Ok(audit) => audit,
+            Err(error) => return tracing::error!(%error, "the API is not served without its audit log"),
+        };
         let acceptor = TlsAcceptor::from(self.inner.identity.server.clone());
         let connections = TaskTracker::new();
         loop {
-            let stream = tokio::select! {
+            let (stream, from) = tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(%error, "a connection cannot be accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -48,7 +54,8 @@ impl Api {
                 },
                 () = shutdown.cancelled() => break,
             };
-            connections.spawn(connection(self.clone(), acceptor.clone(), stream, shutdown.clone()));
+            let client = Client { stream, address: from.ip().to_string(), audit: audit.clone() };
+            connections.spawn(connection(self.clone(), acceptor.clone(), client, shutdown.clone()));
         }
         self.inner.stop.cancel();
         connections.close();
@@ -58,7 +65,15 @@ impl Api {
     }
 }
 
-async fn connection(api: Api, acceptor: TlsAcceptor, stream: TcpStream, shutdown: CancellationToken) {
+/// Who is on the other end.
+struct Client {
+    stream: TcpStream,
+    address: String,
+    audit: Audit,
+}
+
+async fn connection(api: Api, acceptor: TlsAcceptor, client: Client, shutdown: CancellationToken) {
+    let Client { stream, address, audit } = client;
     // A watch event is small and wanted now.
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
@@ -72,13 +87,22 @@ async fn connection(api: Api, acceptor: TlsAcceptor, stream: TcpStream, shutdown
     let router = api.router();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (api, router, user) = (api.clone(), router.clone(), user.clone());
+        let (audit, address) = (audit.clone(), address.clone());
         async move {
             let mut request = request.map(Body::new);
-            match authenticate::of_request(&api, user.as_deref(), request.headers()) {
-                Ok(user) => request.extensions_mut().insert(Arc::new(user)),
-                Err(failure) => return Ok(answer::failure(&failure)),
+            let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+            let trail = audit::Request::new(method, uri, headers, attributes(method, uri));
+            let user = authenticate::of_request(&api, user.as_deref(), headers).map(Arc::new);
+            let response = match &user {
+                Ok(user) => {
+                    request.extensions_mut().insert(user.clone());
+                    router.oneshot(request).await
+                }
+                Err(failure) => Ok(answer::failure(failure)),
             };
-            router.oneshot(request).await
+            let code = response.as_ref().map_or(500, |it| it.status().as_u16());
+            audit.record(&trail, user.ok().as_deref(), &address, code).await;
+            response
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -5,7 +5,7 @@ use axum::response::Response;
 use http::{Method, header};
 use kube_kinds::selector::LabelSelector;
 use kube_kinds::strategy::{DeleteOptions, Propagation};
-use kube_kinds::{Failure, Kind, int, name, text, uid};
+use kube_kinds::{Failure, Kind, Tier, int, name, text, uid};
 use kube_objects::{Deleted, Door, Mode, Outcome, Patch, Writer, present};
 use serde_json::{Value, json};
 
@@ -231,7 +231,10 @@ fn respond(call: &Call, code: u16, object: &std::sync::Arc<Value>) -> Result<Res
     let shown = form.object(&call.kind, &present(&call.kind, object.clone()), true);
     let mut response = answer::json(code, &shown);
     if call.method != Method::DELETE {
-        for warning in call.notes.warnings().into_iter().chain((call.kind.warnings)(object)) {
+        let stored = (code == 201 && call.kind.tier == Tier::Stored)
+            .then(|| format!("{} is stored, but nothing acts on it here", call.kind.resource()));
+        let warnings = call.notes.warnings().into_iter().chain((call.kind.warnings)(object));
+        for warning in warnings.chain(stored) {
             if let Ok(value) = format!("299 - {warning:?}").parse() {
                 response.headers_mut().append(header::WARNING, value);
             }

@@ -108,6 +108,18 @@ fn reaches_in(it: &Case) {
             (top.status.success() && text(&top).contains("Mi")).then_some(())
         });
     }
+    run(
+        it,
+        VERSIONS[1],
+        &["debug", "web", "--image", &it.cluster.image, "-c", "look", "--", "sleep", "1000"],
+    );
+    it.wait_for("the debugging container", &it.path("v1", "pods/web"), |it| {
+        it["status"]["ephemeralContainerStatuses"][0]["state"]["running"].is_object()
+    });
+    let resize = r#"{"spec":{"containers":[{"name":"main","resources":{"requests":{"cpu":"20m"}}}]}}"#;
+    let refused =
+        try_run(it, VERSIONS[1], &["patch", "pod", "web", "--subresource", "resize", "-p", resize], "");
+    assert!(text(&refused).contains("QOS Class may not change"), "{}", text(&refused));
     let mut talker = it.pod("talker", "read line; echo \"heard $line\"");
     talker["spec"]["containers"][0]["stdin"] = true.into();
     it.create(&it.path("v1", "pods"), &talker);

@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+pub mod api;
 pub mod check;
 pub mod connect;
 pub mod demo;

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::{
     check_collection, check_scale, check_status_endpoints, idle, int, is_ready, name, pods, ready_by_file,
-    text, wait_ready_pods,
+    wait_ready_pods,
 };
 
 pub fn all() -> Vec<Scenario> {
