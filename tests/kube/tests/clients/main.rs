@@ -2,7 +2,10 @@
 
 mod helm;
 mod kubectl;
+mod operator;
+mod python;
 mod rights;
+mod simulated;
 
 use std::io::Write;
 use std::path::Path;
@@ -12,7 +15,12 @@ use naru_kube_tests::Case;
 use naru_loop_tests::harness::{text, tool};
 
 fn main() -> std::process::ExitCode {
-    naru_kube_tests::run_own([kubectl::all(), helm::all(), rights::all()].into_iter().flatten().collect())
+    naru_kube_tests::run_own(
+        [kubectl::all(), helm::all(), operator::all(), python::all(), rights::all(), simulated::all()]
+            .into_iter()
+            .flatten()
+            .collect(),
+    )
 }
 
 /// A stock program with the daemon's kubeconfig, in the scenario's namespace.
