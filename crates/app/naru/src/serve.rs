@@ -52,7 +52,11 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let exe = std::env::current_exe().context(|| "cannot find our own program".into())?;
     let node_settings = NodeSettings { bridge: args.bridge.clone(), subnet: args.subnet.clone() };
     node_settings.save(data_dir)?;
-    let node_config = node_settings.to_config(data_dir, exe.clone())?;
+    let mut node_config = node_settings.to_config(data_dir, exe.clone())?;
+    let filtering = naru_net::can_filter().await;
+    node_config.cluster_dns = filtering.then_some(naru_net::DNS_ADDRESS.into());
+    let network_config = naru_net::Config::new(&node_config.bridge, node_config.subnet);
+    let node_name = node_config.node_name.clone();
     let mut api_config = kube_api::Config::new(data_dir.join("api"), env!("CARGO_PKG_VERSION"));
     // Pods know the API by these.
     api_config.extra_sans = vec![node_config.subnet.gateway().to_string(), kube_api::SERVICE_ADDRESS.into()];
@@ -73,6 +77,13 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let node = Node::start(node_config, client.clone(), Arc::new(Images(images.clone()))).await;
     let node = node.context(|| "the node cannot start".into())?;
     api.set_streams(Arc::new(Streams(node.clone())));
+    let network = match filtering {
+        true => naru_net::start_cluster(client.clone(), network_config, node_name, shutdown.clone()).await,
+        false => {
+            tracing::warn!("nft cannot be used: services have no addresses and network policies no effect");
+            Vec::new()
+        }
+    };
     let measuring = tokio::spawn(measured.measure(node.clone()));
 
     // What listens. Pods reach git under the bridge's address.
@@ -193,6 +204,9 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         let _ = server.await;
     }
     let _ = controllers.await;
+    for task in network {
+        let _ = task.await;
+    }
     api.close().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -17,7 +17,7 @@ use crate::action::{Action, Plan, controller_reference, kind};
 use crate::harness::{Controller, Touched, View};
 use crate::pods;
 
-const SERVICE: &str = "kubernetes.io/service-name";
+pub const SERVICE: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 
@@ -67,7 +67,7 @@ impl Controller for EndpointSlices {
 }
 
 /// A service without a selector has endpoints that somebody else writes.
-fn selector_of(service: &Value) -> Option<LabelSelector> {
+pub fn selector_of(service: &Value) -> Option<LabelSelector> {
     let selector = LabelSelector::from_map(&service["spec"]["selector"]);
     (!selector.is_empty() && service["spec"]["type"] != "ExternalName").then_some(selector)
 }
@@ -166,7 +166,7 @@ fn slice_name(service: &Value, ports: &str) -> String {
     format!("{}-{digest}", name(service))
 }
 
-fn ports(service: &Value, pod: &Value) -> Value {
+pub fn ports(service: &Value, pod: &Value) -> Value {
     let mut ports = Vec::new();
     for port in list(service, "/spec/ports") {
         let number = match &port["targetPort"] {
@@ -201,12 +201,18 @@ fn endpoint(service: &Value, pod: &Value) -> Value {
     let serving = pods::is_ready(pod);
     let terminating = is_deleting(pod);
     let ready = (serving && !terminating) || service["spec"]["publishNotReadyAddresses"] == true;
-    json!({
+    let mut endpoint = json!({
         "addresses": [pod["status"]["podIP"]],
         "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
         "nodeName": pod["spec"]["nodeName"],
         "targetRef": {"kind": "Pod", "name": name(pod), "namespace": namespace(pod), "uid": uid(pod)},
-    })
+    });
+    // A name of its own below the service's.
+    let hostname = text(pod, "/spec/hostname");
+    if !hostname.is_empty() && text(pod, "/spec/subdomain") == name(service) {
+        endpoint["hostname"] = json!(hostname);
+    }
+    endpoint
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod deployment;
 mod deployment_tests;
 mod disruption;
 mod endpoints;
+mod endpoints_legacy;
 mod expiry;
 mod garbage;
 mod harness;
@@ -79,6 +80,7 @@ fn controllers(settings: &Settings) -> Vec<Box<dyn Controller>> {
         Box::new(autoscale::Autoscalers { usage, past: Mutex::default() }),
         Box::new(disruption::DisruptionBudgets),
         Box::new(endpoints::EndpointSlices),
+        Box::new(endpoints_legacy::Endpoints),
         Box::new(volumes::Volumes { directory: volumes }),
         Box::new(node_lifecycle::NodeLifecycle { started: Timestamp::now() }),
         Box::new(service_accounts::ServiceAccounts { cluster_ca }),

@@ -16,6 +16,7 @@ pub(crate) fn table_name(config: &Config) -> String {
 
 fn rules(config: &Config) -> String {
     let (table, subnet, bridge) = (table_name(config), config.subnet, &config.bridge);
+    // Pods reach each other through the machine on purpose; it must not tell them a shorter way.
     // Adding before deleting makes the first run and every other one the same transaction.
     format!(
         "table ip {table}\n\
@@ -24,6 +25,10 @@ fn rules(config: &Config) -> String {
            chain postrouting {{\n\
              type nat hook postrouting priority srcnat; policy accept;\n\
              ip saddr {subnet} ip daddr != {subnet} oifname != \"{bridge}\" masquerade\n\
+           }}\n\
+           chain output {{\n\
+             type filter hook output priority 0; policy accept;\n\
+             oifname \"{bridge}\" icmp type redirect drop\n\
            }}\n\
          }}\n"
     )
@@ -39,12 +44,25 @@ pub(crate) async fn install(config: &Config) {
 }
 
 pub(crate) async fn remove(config: &Config) {
-    let table = table_name(config);
-    // Fails only where there was no nft to make the table.
-    let _ = run(&format!("table ip {table}\ndelete table ip {table}\n")).await;
+    let tables =
+        [table_name(config), crate::services::table_name(config), crate::policies::table_name(config)];
+    for table in tables {
+        // Fails only where there was no nft to make the table.
+        let _ = run(&format!("table ip {table}\ndelete table ip {table}\n")).await;
+    }
 }
 
-async fn run(script: &str) -> Result<(), String> {
+/// Lets the machine reach node ports by its loopback address. The table of services keeps pods from it.
+pub(crate) fn open_loopback(config: &Config) {
+    let path = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", config.bridge);
+    if std::fs::read_to_string(&path).is_ok_and(|it| it.trim() != "1")
+        && let Err(error) = std::fs::write(&path, "1")
+    {
+        tracing::debug!(%error, "node ports are not reachable by 127.0.0.1");
+    }
+}
+
+pub(crate) async fn run(script: &str) -> Result<(), String> {
     let mut child = Command::new("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())

@@ -4,6 +4,9 @@
 //! and a default route to the bridge, and hides the pods behind the machine's own address when they
 //! talk to the outside (one nft table of our own, named after the bridge).
 //!
+//! [`start_cluster`] makes true what the API declares about the network: addresses of services, who may
+//! talk to whom, and names.
+//!
 //! It keeps no state. Which addresses are taken is what the agent knows about its pods; it says so
 //! at start, and the cables themselves vanish with the pods' namespaces.
 //!
@@ -17,13 +20,18 @@
 //! ```
 
 mod addresses;
+mod cluster;
+mod dns;
 mod firewall;
 mod links;
+mod policies;
+mod services;
 
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
 pub use addresses::{Allocator, ParseSubnetError, Subnet};
+pub use cluster::{DNS_ADDRESS, can_filter, start as start_cluster};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {

@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
+use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::{Config, Error, Subnet};
@@ -115,29 +116,33 @@ pub(crate) async fn plug(
         remove(handle, name).await;
         handle.link().add(cable).execute().await.map_err(kernel(format!("make the link {name}")))?;
     }
-    let (gateway, prefix) = (subnet.gateway(), subnet.prefix());
-    in_namespace(pid, move |handle| async move { configure_inside(&handle, address, prefix, gateway).await })
-        .await
+    let gateway = subnet.gateway();
+    in_namespace(pid, move |handle| async move { configure_inside(&handle, address, gateway).await }).await
 }
 
-async fn configure_inside(
-    handle: &Handle,
-    address: Ipv4Addr,
-    prefix: u8,
-    gateway: Ipv4Addr,
-) -> Result<(), Error> {
+/// The pod is alone in its network: also its neighbours are reached through the machine, so that every
+/// packet passes the rules there (addresses of services, network policies).
+async fn configure_inside(handle: &Handle, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<(), Error> {
+    let mut cable = 0;
     for name in ["lo", "eth0"] {
         let index = index_of(handle, name)
             .await
             .map_err(kernel(format!("look for {name} in the pod")))?
             .ok_or_else(|| kernel(format!("find {name} in the pod"))(rtnetlink::Error::RequestFailed))?;
         if name == "eth0" {
-            let request = handle.address().add(index, IpAddr::V4(address), prefix).execute();
+            cable = index;
+            let request = handle.address().add(index, IpAddr::V4(address), 32).execute();
             request.await.map_err(kernel("give the pod its address"))?;
         }
         let up = LinkUnspec::new_with_index(index).up().build();
         handle.link().set(up).execute().await.map_err(kernel(format!("switch {name} on in the pod")))?;
     }
+    let to_gateway = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(gateway, 32)
+        .output_interface(cable)
+        .scope(RouteScope::Link)
+        .build();
+    handle.route().add(to_gateway).execute().await.map_err(kernel("give the pod a route to the bridge"))?;
     let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
     handle.route().add(route).execute().await.map_err(kernel("give the pod a default route"))
 }

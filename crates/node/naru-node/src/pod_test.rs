@@ -21,7 +21,7 @@ fn what_would_be_done_by_half_is_refused_with_its_place() {
             "volumes": [{"name": "d", "nfs": {"server": "x"}}],
             "containers": [
                 {"name": "a", "image": "x", "volumeDevices": [{"name": "d"}]},
-                {"name": "b", "image": "x", "lifecycle": {"preStop": {"other": {}}}, "ports": [{"hostPort": 80}]},
+                {"name": "b", "image": "x", "lifecycle": {"preStop": {"other": {}}}},
                 {"name": "c", "image": "x", "volumeMounts": [{"name": "d", "mountPropagation": "Bidirectional"}]},
                 {"name": "d", "image": "x", "livenessProbe": {"httpGet": {"port": "none"}}},
             ],
@@ -31,7 +31,6 @@ fn what_would_be_done_by_half_is_refused_with_its_place() {
             "forbidden sysctl: \"kernel.msgmax\" not allowlisted",
             "volume d: the type nfs is not supported by this node",
             "volumeDevices of container a is not supported by this node",
-            "hostPort of container b is not supported by this node",
             "lifecycle.preStop of container b: only exec, httpGet, tcpSocket and sleep are known",
             "volumeMounts d of container c: mountPropagation Bidirectional is not supported by this node",
             "livenessProbe of container d: there is no port \"none\"",

@@ -181,11 +181,6 @@ pub fn lower_container(
     };
     let (own, pods) = (&container["securityContext"], &spec["securityContext"]);
     let privileged = own["privileged"] == true;
-    for port in list(&container["ports"]) {
-        if spec["hostNetwork"] != true && port["hostPort"].as_u64().is_some_and(|number| number > 0) {
-            problem(format!("hostPort of container {name} is not supported by this node"));
-        }
-    }
     let profile = [own, pods].into_iter().map(|it| &it["seccompProfile"]).find(|it| it.is_object());
     let seccomp = match profile.and_then(|it| it["type"].as_str()) {
         None | Some("RuntimeDefault") => Seccomp::Default,
