@@ -240,7 +240,7 @@ impl Zone<'_> {
             let records = vec![Record { name: name.into(), data: Data::Name(PTR, target) }];
             found(if kind == PTR || kind == ANY { records } else { vec![] })
         };
-        for service in self.services.iter().filter(|it| text(it, "/spec/clusterIP") == as_text) {
+        if let Some(service) = self.services.iter().find(|it| text(it, "/spec/clusterIP") == as_text) {
             let (own, place) = (text(service, "/metadata/name"), text(service, "/metadata/namespace"));
             return Some(pointer(format!("{own}.{place}.svc.{DOMAIN}")));
         }
