@@ -206,7 +206,7 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
     config.privileged = container.privileged;
     config.unfiltered = container.seccomp == Seccomp::Unconfined;
     config.unmasked_proc = container.unmasked_proc;
-    config.no_new_privileges = !container.privileged;
+    config.no_new_privileges = !container.may_escalate;
     config.memory_bytes_max = container.resources.memory_bytes_max;
     config.cpu_millis_max = container.resources.cpu_millis_max;
     config.cpu_millis_request = container.resources.cpu_millis_request;

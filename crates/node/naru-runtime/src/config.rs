@@ -218,6 +218,11 @@ pub struct ContainerConfig {
 pub const PIDS_MAX_DEFAULT: u64 = 4096;
 
 impl ContainerConfig {
+    /// The filter of system calls applies.
+    pub(crate) fn is_filtered(&self) -> bool {
+        !self.privileged && !self.unfiltered
+    }
+
     pub fn new<S: Into<String>>(id: &str, root: RootFs, arguments: impl IntoIterator<Item = S>) -> Self {
         Self {
             id: id.to_owned(),

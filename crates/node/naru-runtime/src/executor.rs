@@ -21,6 +21,9 @@ const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 #[derive(Clone)]
 pub struct PodExecutor {
     pub filter: Option<BpfProgram>,
+    /// The program may gain privileges, so the filter is installed with a capability that goes afterwards:
+    /// these are the ones that stay, one bit each.
+    pub keep_capabilities: Option<u64>,
     /// An `exec` must not outlive the helper that holds its pipes.
     pub die_with_parent: bool,
 }
@@ -56,10 +59,16 @@ impl Executor for PodExecutor {
         if self.die_with_parent {
             sys::die_with_parent();
         }
-        if let Some(filter) = &self.filter {
-            seccompiler::apply_filter(filter).map_err(|error| {
-                ExecutorError::Other(format!("cannot install the system-call filter: {error}"))
-            })?;
+        let refused = |error: &dyn std::fmt::Display| {
+            ExecutorError::Other(format!("cannot install the system-call filter: {error}"))
+        };
+        match (&self.filter, self.keep_capabilities) {
+            (Some(filter), Some(keep)) => {
+                sys::install_filter(filter).map_err(|error| refused(&error))?;
+                sys::keep_capabilities(keep).map_err(|error| refused(&error))?;
+            }
+            (Some(filter), None) => seccompiler::apply_filter(filter).map_err(|error| refused(&error))?,
+            (None, _) => {}
         }
         let error = sys::execute(program.as_os_str(), arguments);
         Err(ExecutorError::Other(format!("{NOT_EXECUTABLE_MARK}{}: {error}", program.display())))

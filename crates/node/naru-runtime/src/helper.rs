@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{StartFailure, StartFailureKind};
 use crate::executor::PodExecutor;
-use crate::{seccomp, start, sys, trace};
+use crate::{seccomp, spec, start, sys, trace};
 
 /// The control connection of an exec helper, placed there by the daemon.
 pub const CONTROL_DESCRIPTOR: RawFd = 3;
@@ -62,7 +62,7 @@ fn run_in(bundle: &Path, id: &str, root: &Path) -> Result<i32, StartFailure> {
     let mut container = ContainerBuilder::new(id.to_owned(), SyscallType::Linux)
         .with_root_path(root)
         .map_err(explain)?
-        .with_executor(PodExecutor { filter: Some(filter), die_with_parent: true })
+        .with_executor(PodExecutor { filter: Some(filter), keep_capabilities: None, die_with_parent: true })
         .validate_id()
         .map_err(explain)?
         .as_init(bundle)
@@ -164,7 +164,6 @@ fn exec(
     let admin = description["capabilities"]["bounding"]
         .as_array()
         .is_some_and(|names| names.iter().any(|name| name == "CAP_SYS_ADMIN"));
-    let filter = seccomp::default_filter(admin).map_err(other)?;
     let trace = process.with_extension("log");
     trace::write_errors_to(&trace);
     let explain = |error| {
@@ -172,11 +171,24 @@ fn exec(
         let _ = std::fs::remove_file(&trace);
         failure
     };
-    let filtered = description["noNewPrivileges"] == true;
+    let specification = std::fs::read(directory.join("c").join(container).join("config.json")).ok();
+    let specification: serde_json::Value =
+        specification.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let annotation = |name: &str| specification["annotations"][name].as_str();
+    let bound = description["noNewPrivileges"] == true;
+    // A container that an older version started says nothing.
+    let filtered = annotation(spec::FILTERED).map_or(bound, |it| it == "true");
+    let kept = annotation(spec::CAPABILITIES).and_then(|bits| bits.parse::<u64>().ok()).filter(|_| !bound);
+    let admin = kept.map_or(admin, |bits| bits & spec::bits(&["SYS_ADMIN"]) != 0);
+    let filter = seccomp::default_filter(admin).map_err(other)?;
     let builder = ContainerBuilder::new(container.to_owned(), SyscallType::Linux)
         .with_root_path(directory.join("oci"))
         .map_err(explain)?
-        .with_executor(PodExecutor { filter: filtered.then_some(filter), die_with_parent: true });
+        .with_executor(PodExecutor {
+            filter: filtered.then_some(filter),
+            keep_capabilities: kept,
+            die_with_parent: true,
+        });
 
     if !terminal {
         let duplicate = |descriptor: RawFd| -> Result<OwnedFd, StartFailure> {

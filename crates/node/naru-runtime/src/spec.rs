@@ -25,6 +25,16 @@ pub const CAPABILITIES_DEFAULT: &[&str] = &[
     "AUDIT_WRITE",
 ];
 
+/// What a later exec must know of the container's process, as annotations of its specification.
+pub const FILTERED: &str = "dev.naru.filtered";
+pub const CAPABILITIES: &str = "dev.naru.capabilities";
+
+/// One bit per capability.
+pub(crate) fn bits(names: &[&str]) -> u64 {
+    let numbers = names.iter().filter_map(|name| CAPABILITIES_ALL.iter().position(|it| it == name));
+    numbers.fold(0, |bits, number| bits | 1 << number)
+}
+
 /// Everything that the kernel knows, in its own order: the place is the number.
 pub const CAPABILITIES_ALL: &[&str] = &[
     "CHOWN",
@@ -132,11 +142,15 @@ pub fn lower_to_oci(sandbox: &SandboxConfig, config: &ContainerConfig, around: &
         let at = CAPABILITIES_ALL.iter().position(|it| it == name);
         at.is_none_or(|at| around.capability_bits & (1 << at) != 0)
     };
-    let capabilities: Vec<String> = names
+    let names: Vec<&str> = names
         .into_iter()
         .filter(|name| !(config.privileged || config.all_capabilities) || given(name))
-        .map(|name| format!("CAP_{name}"))
         .collect();
+    let kept = bits(&names);
+    let guarded = config.is_filtered() && !config.no_new_privileges;
+    // To install a filter and to give up what that takes; gone before the program starts.
+    let lent = ["SYS_ADMIN", "SETPCAP"].iter().filter(|name| guarded && !names.contains(name));
+    let capabilities: Vec<String> = names.iter().chain(lent).map(|name| format!("CAP_{name}")).collect();
     let files = OPEN_FILES_MAX.min(around.open_files_hard_max);
     let mut environment: Vec<String> =
         config.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -188,6 +202,7 @@ pub fn lower_to_oci(sandbox: &SandboxConfig, config: &ContainerConfig, around: &
     let read_only: &[&str] = if open { &[] } else { READ_ONLY_PATHS };
     json!({
         "ociVersion": "1.0.2",
+        "annotations": {FILTERED: config.is_filtered().to_string(), CAPABILITIES: kept.to_string()},
         "root": {"path": "rootfs", "readonly": config.root.read_only},
         "process": process,
         "mounts": mounts(sandbox, config, around),

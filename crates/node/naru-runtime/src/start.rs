@@ -92,6 +92,8 @@ pub fn start(
     fs::write(directory.join("config.json"), oci.to_string()).map_err(other)?;
 
     let filter = seccomp::default_filter(spec::is_admin(config)).map_err(other)?;
+    let kept = oci["annotations"][spec::CAPABILITIES].as_str().and_then(|bits| bits.parse().ok());
+    let kept = kept.filter(|_| !config.no_new_privileges);
     let trace = directory.join("start.log");
     trace::write_errors_to(&trace);
     let explain = |error| explain(error, &trace);
@@ -99,7 +101,8 @@ pub fn start(
         .with_root_path(sandbox.directory.join("oci"))
         .map_err(explain)?
         .with_executor(PodExecutor {
-            filter: (config.no_new_privileges && !config.unfiltered && !config.privileged).then_some(filter),
+            filter: config.is_filtered().then_some(filter),
+            keep_capabilities: kept,
             die_with_parent: false,
         })
         .with_stdin(stdio.stdin)

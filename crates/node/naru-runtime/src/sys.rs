@@ -171,6 +171,57 @@ pub fn bounding_capabilities() -> u64 {
     bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(u64::MAX)
 }
 
+/// Installs a filter of system calls and leaves it open whether the program may gain privileges; needs
+/// CAP_SYS_ADMIN.
+pub fn install_filter(filter: &[seccompiler::sock_filter]) -> io::Result<()> {
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        filter: *const seccompiler::sock_filter,
+    }
+    let program = Program { length: filter.len() as u16, filter: filter.as_ptr() };
+    // SAFETY: the kernel reads `length` instructions, which the slice has, and keeps nothing.
+    let code = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&program))
+    };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives up every capability but these, one bit each, also for what is executed later.
+pub fn keep_capabilities(keep: u64) -> io::Result<()> {
+    const VERSION: u32 = 0x2008_0522;
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    for number in 0..64u64 {
+        // SAFETY: plain integers. Numbers that the kernel does not know are refused, which is fine.
+        if keep & (1 << number) == 0 && unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } == 1 {
+            // SAFETY: plain integers.
+            if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    let sets = [keep as u32, (keep >> 32) as u32].map(|half| Sets {
+        effective: half,
+        permitted: half,
+        inheritable: 0,
+    });
+    let header = Header { version: VERSION, pid: 0 };
+    // SAFETY: this version of the call reads one header and two sets.
+    let code = unsafe { libc::syscall(libc::SYS_capset, std::ptr::from_ref(&header), sets.as_ptr()) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Closes every descriptor from `first` on.
 pub fn close_from(first: u32) {
     // SAFETY: plain integers; the caller has no use for what it closes.

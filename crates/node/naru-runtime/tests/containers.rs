@@ -38,6 +38,7 @@ cases![
     a_path_below_a_volume_never_leads_out_of_it,
     a_pod_can_share_its_processes_and_set_its_own_settings,
     a_privileged_container_has_the_machine,
+    a_program_may_gain_privileges_where_it_is_allowed,
     a_new_daemon_finds_what_happened,
     users_and_working_directories_are_the_images,
     a_bundle_runs_from_start_to_end,
@@ -509,6 +510,37 @@ async fn a_pod_can_share_its_processes_and_set_its_own_settings() {
     let (exit, log) = pod.run(&pod.shell("b-0", script)).await;
     assert_eq!((exit.code, log.as_str()), (0, "1\npause\n"));
     assert_eq!(pod.wait("a-0").await.code, 143);
+    pod.end().await;
+}
+
+async fn a_program_may_gain_privileges_where_it_is_allowed() {
+    let pod = Pod::new().await;
+    let script = "grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status; mount -t tmpfs x /tmp || echo refused";
+    let mut config = pod.shell("a-0", &format!("{script}; sleep 100"));
+    config.no_new_privileges = false;
+    config.user.uid = Some(1000);
+    config.capabilities = Some(vec!["CHOWN".into(), "SETUID".into()]);
+    pod.sandbox.start(&config).await.expect("started");
+    let expect = "CapEff:\t0000000000000000\nCapBnd:\t0000000000000081\nNoNewPrivs:\t0\nSeccomp:\t2\n";
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !pod.log("a-0").contains("refused") {
+        assert!(Instant::now() < deadline, "{}", pod.log("a-0"));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(pod.log("a-0").starts_with(expect), "{}", pod.log("a-0"));
+    let exec = ExecConfig {
+        container: "a-0".into(),
+        arguments: ["sh", "-c", script].map(str::to_owned).into(),
+        environment: Vec::new(),
+        working_directory: None,
+        stdin: false,
+        terminal: false,
+    };
+    let mut exec = pod.sandbox.exec(&pod.program, &exec).await.expect("exec");
+    let mut out = String::new();
+    exec.stdio.stdout.take().expect("stdout").read_to_string(&mut out).await.expect("read");
+    assert_eq!(exec.wait().await.expect("a code"), 0);
+    assert!(out.starts_with(expect), "{out}");
     pod.end().await;
 }
 

@@ -43,6 +43,9 @@ pub struct DesiredContainer {
     pub must_not_be_root: bool,
     pub read_only_root: bool,
     pub privileged: bool,
+    /// A program may become more than who started it, as `sudo` does. Only when the pod says so: Kubernetes
+    /// allows it unless the pod says no, we forbid it unless the pod says yes.
+    pub may_escalate: bool,
     pub unmasked_proc: bool,
     pub seccomp: Seccomp,
     /// `None` is the runtime's default set.
@@ -245,6 +248,7 @@ pub fn lower_container(
         must_not_be_root: own["runAsNonRoot"].as_bool().or(pods["runAsNonRoot"].as_bool()).unwrap_or(false),
         read_only_root: own["readOnlyRootFilesystem"] == true,
         privileged,
+        may_escalate: privileged || own["allowPrivilegeEscalation"] == true,
         unmasked_proc: own["procMount"] == "Unmasked",
         seccomp: if privileged { Seccomp::Unconfined } else { seccomp },
         capabilities: lower_capabilities(&own["capabilities"]),
