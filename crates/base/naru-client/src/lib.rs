@@ -313,7 +313,8 @@ impl Client {
 
     /// Records an event about an object (`kubectl describe` shows it). An event is worth no failure, so an
     /// error is logged and forgotten.
-    pub async fn event(&self, about: &Value, kind: EventKind, reason: &str, message: &str) {
+    /// Returns the event's name.
+    pub async fn event(&self, about: &Value, kind: EventKind, reason: &str, message: &str) -> Option<String> {
         let now = naru_objects::timestamp(jiff::Timestamp::now());
         let namespace = about["metadata"]["namespace"].as_str().unwrap_or("default");
         let object = json!({
@@ -327,9 +328,20 @@ impl Client {
             "firstTimestamp": seconds(&now), "lastTimestamp": seconds(&now),
             "source": {"component": "naru"},
         });
-        if let Err(error) = self.create(&kinds::EVENT, &object).await {
-            tracing::debug!(%error, "event not recorded");
+        match self.create(&kinds::EVENT, &object).await {
+            Ok(made) => Some(naru_objects::name_of(&made).to_owned()),
+            Err(error) => {
+                tracing::debug!(%error, "event not recorded");
+                None
+            }
         }
+    }
+
+    /// The event happened again, for the `count`-th time; false when it is not there any more.
+    pub async fn event_again(&self, namespace: &str, name: &str, count: u32) -> bool {
+        let now = naru_objects::timestamp(jiff::Timestamp::now());
+        let patch = json!({"count": count, "lastTimestamp": seconds(&now)});
+        self.patch_merge(&kinds::EVENT, namespace, name, &patch).await.is_ok()
     }
 
     /// A copy of a kind that a background watch keeps true for as long as the cache lives.

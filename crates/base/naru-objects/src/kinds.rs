@@ -70,6 +70,7 @@ pub const SERVICE_ACCOUNT: Kind = kind("", "v1", "ServiceAccount", "serviceaccou
 pub const PERSISTENT_VOLUME: Kind = kind("", "v1", "PersistentVolume", "persistentvolumes", false);
 pub const PERSISTENT_VOLUME_CLAIM: Kind =
     kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true);
+pub const RUNTIME_CLASS: Kind = kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false);
 pub const EVENT: Kind = kind("", "v1", "Event", "events", true);
 pub const LEASE: Kind = kind("coordination.k8s.io", "v1", "Lease", "leases", true);
 pub const ENDPOINT_SLICE: Kind = kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use naru_runtime::{
-    ContainerConfig, ExecConfig, Mount, RootFs, Sandbox, SandboxConfig, Slice, Started, User,
+    ContainerConfig, ExecConfig, Mount, RootFs, Sandbox, SandboxConfig, Slice, Started, User, cgroup,
 };
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
@@ -18,7 +18,7 @@ use crate::pod::{DesiredContainer, DesiredPod, Hook, Seccomp};
 use crate::probe::{Check, ask_network};
 use crate::shared::Shared;
 use crate::worker::{StartError, container_id};
-use crate::{last_words, network_files, provide, volumes};
+use crate::{last_words, network_files, provide, status, volumes};
 
 /// Error texts keep their causes: people read them in `kubectl describe`.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
@@ -60,6 +60,7 @@ pub(crate) async fn create_sandbox(
     destroy_remains(&directory).await;
     let mount = |message: String| ("FailedMount", message);
     let create = |message: String| ("FailedCreatePodSandBox", message);
+    provide::check_runtime(&shared, &pod).await.map_err(create)?;
     let claims = provide::claims(&shared, &pod).await.map_err(mount)?;
     let places = provide::places(&shared, &pod.uid, claims);
     let memory_volumes = volumes::memory_volumes(&pod, &places);
@@ -88,6 +89,7 @@ pub(crate) async fn create_sandbox(
     };
     let sandbox = Sandbox::create(&shared.program, &config).await.map_err(|error| create(chain(&error)))?;
     let attached = async {
+        limit_whole(&pod, sandbox.pod_cgroup())?;
         let address = match pod.host_network {
             true => shared.host_ip.clone(),
             false => {
@@ -214,9 +216,41 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
     config.stdin = container.stdin;
     config.stdin_once = container.stdin_once;
     config.terminal = container.tty;
-    // When memory runs out a build goes before a shop.
-    config.out_of_memory_score = (pod.slice == Slice::Pipelines).then_some(500);
+    config.out_of_memory_score = Some(out_of_memory_score(pod, container, shared.machine.memory_bytes));
     Ok(config)
+}
+
+/// What the pod as a whole may use, where it says so.
+fn limit_whole(pod: &DesiredPod, group: &str) -> Result<(), String> {
+    let whole = &pod.resources;
+    if !whole.written.as_object().is_some_and(|it| !it.is_empty()) {
+        return Ok(());
+    }
+    let limits = cgroup::Limits {
+        memory_bytes_max: whole.memory_bytes_max,
+        cpu_millis_max: whole.cpu_millis_max,
+        cpu_millis_request: whole.cpu_millis_request,
+    };
+    cgroup::set_limits(group, &limits).map_err(|error| format!("cannot limit the pod: {error}"))
+}
+
+/// Who the kernel ends first when memory runs out: builds, then who asked for nothing, last who asked for all
+/// that it may have. kubelet's figures but for builds.
+fn out_of_memory_score(pod: &DesiredPod, container: &DesiredContainer, memory_bytes: u64) -> i32 {
+    const BUILD: i32 = 1000;
+    const BEST_EFFORT: i32 = 990;
+    if pod.slice == Slice::Pipelines {
+        return BUILD;
+    }
+    match status::quality_of_service(pod) {
+        "Guaranteed" => -997,
+        "BestEffort" => BEST_EFFORT,
+        _ => {
+            let asked = container.resources.memory_bytes_request.unwrap_or(0);
+            let share = asked.saturating_mul(1000) / memory_bytes.max(1);
+            (1000 - i32::try_from(share).unwrap_or(1000)).clamp(3, BEST_EFFORT - 1)
+        }
+    }
 }
 
 /// kubelet's check and words; by name only the image itself knows who somebody is.

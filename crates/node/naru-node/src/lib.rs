@@ -20,6 +20,7 @@
 
 mod effects;
 mod environment;
+mod eviction;
 mod grpc;
 mod http_get;
 mod image;
@@ -184,6 +185,7 @@ impl Node {
             tokio::spawn(shared.clone().send_events()),
             tokio::spawn(register::heartbeat(shared.clone())),
             tokio::spawn(stats::sample(shared.clone())),
+            tokio::spawn(eviction::watch(shared.clone())),
             tokio::spawn(agent.run()),
         ];
         Ok(Node { shared, tasks: Arc::new(Tasks(Mutex::new(tasks))) })
@@ -284,6 +286,8 @@ impl Agent {
     }
 
     async fn run(mut self) {
+        let evicted = self.shared.evicted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut evicted) = evicted else { return };
         loop {
             // Workers whose pods are gone are let go of when they have cleaned up.
             let unfinished = self.workers.values().any(|(pod, worker)| {
@@ -298,6 +302,11 @@ impl Agent {
             };
             tokio::select! {
                 () = self.cache.changed() => {}
+                Some((uid, message)) = evicted.recv() => {
+                    if let Some((_, worker)) = self.workers.get(&uid) {
+                        worker.send(Order::Evict(message)).await;
+                    }
+                }
                 () = again => {}
             }
             self.reconcile().await;

@@ -5,6 +5,7 @@ use std::fs;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::eviction::Pressure;
 use crate::status::time;
 
 /// As many as the smallest default subnet share allows; kubelet's default is 110.
@@ -71,6 +72,7 @@ pub fn node_status(
     machine: &Machine,
     address: &str,
     disk_free: Option<(u64, u64)>,
+    pressure: Pressure,
     before: &Value,
     now: Timestamp,
 ) -> Value {
@@ -79,11 +81,8 @@ pub fn node_status(
         "memory": format!("{}Ki", machine.memory_bytes / 1024),
         "pods": PODS_MAX.to_string(),
     });
-    let mut disk_pressure = false;
-    if let Some((free, total)) = disk_free {
+    if let Some((_, total)) = disk_free {
         resources["ephemeral-storage"] = json!(format!("{}Ki", total / 1024));
-        // kubelet's hard eviction threshold: a tenth of the disk.
-        disk_pressure = free < total / 10;
     }
     let condition = |kind: &str, holds: bool, reason: &str, message: &str| {
         let status = if holds { "True" } else { "False" };
@@ -97,14 +96,22 @@ pub fn node_status(
         json!({"type": kind, "status": status, "reason": reason, "message": message,
                "lastHeartbeatTime": time(now), "lastTransitionTime": since})
     };
-    let disk_reason = if disk_pressure { "NodeHasDiskPressure" } else { "NodeHasNoDiskPressure" };
+    let of = |short: bool, bad: &'static str, good: &'static str| if short { bad } else { good };
+    let Pressure { memory, disk, pids } = pressure;
+    let memory_reason = of(memory, "NodeHasInsufficientMemory", "NodeHasSufficientMemory");
+    let disk_reason = of(disk, "NodeHasDiskPressure", "NodeHasNoDiskPressure");
+    let pids_reason = of(pids, "NodeHasInsufficientPID", "NodeHasSufficientPID");
+    let message = |short: bool, what: &str| match short {
+        true => format!("the node is short of {what}"),
+        false => format!("the node has {what}"),
+    };
     json!({
         "capacity": resources, "allocatable": resources,
         "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name}],
         "conditions": [
-            condition("MemoryPressure", false, "NodeHasSufficientMemory", "the node has memory"),
-            condition("DiskPressure", disk_pressure, disk_reason, "a tenth of the disk must be free"),
-            condition("PIDPressure", false, "NodeHasSufficientPID", "the node has process ids"),
+            condition("MemoryPressure", memory, memory_reason, &message(memory, "memory")),
+            condition("DiskPressure", disk, disk_reason, &message(disk, "room on its disk")),
+            condition("PIDPressure", pids, pids_reason, &message(pids, "process ids")),
             condition("Ready", true, "KubeletReady", "naru is running"),
         ],
         "nodeInfo": {

@@ -73,7 +73,9 @@ pub struct DesiredPod {
     /// Types of conditions that others must set before the pod is ready.
     pub readiness_gates: Vec<String>,
     pub pull_secrets: Vec<String>,
+    pub runtime_class: Option<String>,
     pub service_account: String,
+    pub priority: i64,
     pub slice: Slice,
     /// Keep what the container wrote as a layer under this id.
     pub commit: Option<String>,
@@ -254,8 +256,10 @@ pub fn lower_pod(pod: &Value) -> DesiredPod {
             problems.push(Problem { container: String::new(), reason: "Unsupported", message });
         }),
         readiness_gates: list(&spec["readinessGates"]).map(|it| text(&it["conditionType"])).collect(),
+        runtime_class: some_text(&spec["runtimeClassName"]),
         pull_secrets: list(&spec["imagePullSecrets"]).filter_map(|it| some_text(&it["name"])).collect(),
         service_account: some_text(&spec["serviceAccountName"]).unwrap_or_else(|| "default".to_owned()),
+        priority: spec["priority"].as_i64().unwrap_or(0),
         slice: if slice == Some("pipelines") { Slice::Pipelines } else { Slice::Apps },
         commit,
         problems,

@@ -65,6 +65,21 @@ pub(crate) async fn claims(shared: &Shared, pod: &DesiredPod) -> Result<BTreeMap
     Ok(found)
 }
 
+/// Handlers of a RuntimeClass that mean what this node does anyway.
+const HANDLERS: &[&str] = &["naru", "runc", "crun", "youki"];
+
+/// A pod of another runtime is not run by this one.
+pub(crate) async fn check_runtime(shared: &Shared, pod: &DesiredPod) -> Result<(), String> {
+    let Some(class) = &pod.runtime_class else { return Ok(()) };
+    let found =
+        shared.client.get(&kinds::RUNTIME_CLASS, "", class).await.map_err(|error| error.to_string())?;
+    let found = found.ok_or_else(|| format!("runtimeclass.node.k8s.io \"{class}\" not found"))?;
+    match found["handler"].as_str() {
+        Some(handler) if HANDLERS.contains(&handler) => Ok(()),
+        handler => Err(format!("no runtime for \"{}\" is configured", handler.unwrap_or_default())),
+    }
+}
+
 /// Makes every volume of files hold what it should hold now. Returns when tokens want to be renewed.
 pub(crate) async fn fill(
     shared: &Arc<Shared>,

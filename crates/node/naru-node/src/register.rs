@@ -1,12 +1,13 @@
 //! The node's place in the cluster: its Node object, its heartbeat, its Lease.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use naru_objects::kinds;
 use serde_json::{Value, json};
 
+use crate::eviction::Pressure;
 use crate::machine;
 use crate::shared::Shared;
 
@@ -41,9 +42,32 @@ async fn write_status(shared: &Shared) -> Result<(), naru_client::Error> {
         .await?
         .map_or(Value::Null, |mut node| node["status"].take());
     let disk = machine::disk_free(&shared.config.state_dir);
-    let status =
-        machine::node_status(name, &shared.machine, &shared.host_ip, disk, &before, Timestamp::now());
+    let pressure = *shared.pressure.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Timestamp::now();
+    let status = machine::node_status(name, &shared.machine, &shared.host_ip, disk, pressure, &before, now);
     shared.client.patch_status(&kinds::NODE, "", name, &status).await.map(drop)
+}
+
+/// Says what the node is short of, and keeps new pods away meanwhile.
+pub(crate) async fn write_pressure(shared: &Shared, pressure: Pressure) -> Result<(), naru_client::Error> {
+    write_status(shared).await?;
+    let name = shared.config.node_name.as_str();
+    let Some(node) = shared.client.get(&kinds::NODE, "", name).await? else { return Ok(()) };
+    let ours = [
+        ("node.kubernetes.io/memory-pressure", pressure.memory),
+        ("node.kubernetes.io/disk-pressure", pressure.disk),
+        ("node.kubernetes.io/pid-pressure", pressure.pids),
+    ];
+    let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    let mut wanted: Vec<Value> =
+        taints.iter().filter(|taint| ours.iter().all(|(key, _)| taint["key"] != *key)).cloned().collect();
+    let short = ours.iter().filter(|(_, short)| *short);
+    wanted.extend(short.map(|(key, _)| json!({"key": key, "effect": "NoSchedule"})));
+    if wanted == taints {
+        return Ok(());
+    }
+    let patch = json!({"spec": {"taints": wanted}, "metadata": {"resourceVersion": node["metadata"]["resourceVersion"]}});
+    shared.client.patch_merge(&kinds::NODE, "", name, &patch).await.map(drop)
 }
 
 async fn renew(shared: &Shared) -> Result<(), naru_client::Error> {

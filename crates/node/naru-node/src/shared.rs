@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 use naru_client::{Cache, Client, EventKind};
 use naru_net::Network;
@@ -11,11 +12,14 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::Config;
+use crate::eviction::{Bounds, Pressure};
 use crate::image::ImageService;
 use crate::machine::Machine;
 
 /// Events that wait for the API; more are dropped, an event is worth no memory.
 const EVENTS_MAX: usize = 512;
+/// The same about the same pod within this time is one event that is counted, as everywhere.
+const SAME_EVENT: Duration = Duration::from_secs(600);
 
 pub(crate) struct Shared {
     pub config: Config,
@@ -28,6 +32,10 @@ pub(crate) struct Shared {
     /// Empty until the first list has come.
     pub services: Cache,
     pub sources: Mutex<HashMap<(bool, String, String), Weak<Cache>>>,
+    pub pressure: Mutex<Pressure>,
+    /// Pods that must go: uid and message; the agent reads it.
+    pub evictions: mpsc::Sender<(String, String)>,
+    pub evicted: Mutex<Option<mpsc::Receiver<(String, String)>>>,
     pub samples: crate::stats::Samples,
     pods: RwLock<BTreeMap<String, PodView>>,
     events: mpsc::Sender<PodEvent>,
@@ -51,6 +59,7 @@ pub(crate) struct PodView {
     pub sandbox: Option<Sandbox>,
     pub main_container: String,
     pub containers: Vec<ContainerView>,
+    pub bounds: Bounds,
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +90,7 @@ impl Shared {
         machine: Machine,
     ) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
+        let (evictions, evicted) = mpsc::channel(8);
         let services = client.cache(&naru_objects::kinds::SERVICE, None, "");
         let host_ip = network.gateway().to_string();
         Self {
@@ -93,6 +103,9 @@ impl Shared {
             host_ip,
             services,
             sources: Mutex::default(),
+            pressure: Mutex::default(),
+            evictions,
+            evicted: Mutex::new(Some(evicted)),
             samples: crate::stats::Samples::default(),
             pods: RwLock::default(),
             events,
@@ -142,6 +155,10 @@ impl Shared {
         self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    pub async fn evict(&self, uid: &str, message: String) {
+        let _ = self.evictions.send((uid.to_owned(), message)).await;
+    }
+
     /// Queues an event about a pod.
     pub fn event(&self, about: Arc<Value>, kind: EventKind, reason: &'static str, message: String) {
         tracing::debug!(pod = about["metadata"]["name"].as_str(), reason, message, "event");
@@ -152,8 +169,30 @@ impl Shared {
     pub async fn send_events(self: Arc<Self>) {
         let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut inbox) = inbox else { return };
+        let mut told: HashMap<(String, &'static str, String), (String, u32, Instant)> = HashMap::new();
         while let Some(event) = inbox.recv().await {
-            self.client.event(&event.about, event.kind, event.reason, &event.message).await;
+            let uid = event.about["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+            let key = (uid, event.reason, event.message.clone());
+            if let Some((name, count, at)) = told.get_mut(&key)
+                && at.elapsed() < SAME_EVENT
+            {
+                let namespace = event.about["metadata"]["namespace"].as_str().unwrap_or("default");
+                (*count, *at) = (*count + 1, Instant::now());
+                if self.client.event_again(namespace, name, *count).await {
+                    continue;
+                }
+            }
+            if told.len() >= EVENTS_MAX {
+                told.retain(|_, (_, _, at)| at.elapsed() < SAME_EVENT);
+                if told.len() >= EVENTS_MAX {
+                    told.clear();
+                }
+            }
+            if let Some(name) =
+                self.client.event(&event.about, event.kind, event.reason, &event.message).await
+            {
+                told.insert(key, (name, 1, Instant::now()));
+            }
         }
     }
 }

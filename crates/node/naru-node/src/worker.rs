@@ -40,6 +40,8 @@ pub(crate) enum Order {
     Pod(Arc<Value>),
     /// The object is gone without having been finished: end at once.
     Gone,
+    /// The machine is short of something, or the pod took more than it may.
+    Evict(String),
 }
 
 enum Event {
@@ -272,6 +274,7 @@ impl Worker {
             sandbox: self.sandbox.clone(),
             main_container: self.pod.containers.first().map(|it| it.name.clone()).unwrap_or_default(),
             containers,
+            bounds: crate::eviction::Bounds::of(&self.pod),
         });
     }
 

@@ -181,6 +181,14 @@ impl Worker {
                 let grace = SignedDuration::from_secs(self.pod.grace_seconds);
                 self.seen.deletion = Some(Deletion { since, grace, was_ready: false, forced: true });
             }
+            Event::Order(Order::Evict(message)) => {
+                if self.seen.failed.is_none() && self.seen.deletion.is_none() {
+                    self.event(EventKind::Warning, "Evicted", message.clone());
+                    self.seen.failed = Some(("Evicted".to_owned(), message));
+                    // What it holds is needed now.
+                    self.seen.end_grace = Some(SignedDuration::ZERO);
+                }
+            }
             Event::Sandbox(Ok(made)) => {
                 self.watch(&made.sandbox);
                 self.sandbox = Some(made.sandbox);
