@@ -223,7 +223,7 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
 /// What the pod as a whole may use, where it says so.
 fn limit_whole(pod: &DesiredPod, group: &str) -> Result<(), String> {
     let whole = &pod.resources;
-    if !whole.written.as_object().is_some_and(|it| !it.is_empty()) {
+    if whole.written.as_object().is_none_or(|it| it.is_empty()) {
         return Ok(());
     }
     let limits = cgroup::Limits {

@@ -65,6 +65,7 @@ pub fn start(
     })?;
     let mut config = config.clone();
     stage_sub_paths(&directory, &mut config.mounts)?;
+    config.out_of_memory_score = config.out_of_memory_score.map(possible_score);
     for mount in &mut config.mounts {
         mount.destination = rootfs::resolve_destination(&root, &mount.destination);
     }
@@ -223,6 +224,15 @@ fn look_up_user(wanted: &User, passwd: &str, group: &str) -> Result<ResolvedUser
     additional_gids.dedup();
     let home = entry.as_ref().map(|entry| entry[5]).filter(|home| home.starts_with('/')).map(Into::into);
     Ok(ResolvedUser { uid, gid, additional_gids, home })
+}
+
+/// Without CAP_SYS_RESOURCE, inside of a container say, nobody can be better protected than we are.
+fn possible_score(wanted: i32) -> i32 {
+    if sys::bounding_capabilities() & spec::bits(&["SYS_RESOURCE"]) != 0 {
+        return wanted;
+    }
+    let own = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
+    wanted.max(own.unwrap_or(0))
 }
 
 /// Where binds of parts of volumes are prepared, in the container's directory.
