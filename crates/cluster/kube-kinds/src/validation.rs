@@ -3,10 +3,15 @@
 //! Not the whole of Kubernetes' rules: those without which a controller or the node could not do
 //! its work, and those that catch common mistakes.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+mod pod;
 
 use crate::selector::LabelSelector;
-use crate::{Cause, Kind, NameRule, list, quantity, text};
+use crate::{Cause, Kind, NameRule, list, text};
+
+pub use pod::pod;
+pub(crate) use pod::{ephemeral, only_resources, pod_spec, resize};
 
 pub(crate) type Causes = Vec<Cause>;
 
@@ -31,6 +36,36 @@ pub fn metadata(kind: &Kind, object: &Value, causes: &mut Causes) {
             }
         }
     }
+    let annotations = object["metadata"]["annotations"].as_object();
+    let bytes: usize = annotations
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| key.len() + value.as_str().map_or(0, str::len))
+        .sum();
+    if bytes > ANNOTATIONS_BYTES_MAX {
+        causes.push(Cause {
+            reason: "FieldValueTooLong",
+            message: format!("Too long: may not be more than {ANNOTATIONS_BYTES_MAX} bytes"),
+            field: "metadata.annotations".into(),
+        });
+    }
+    for (index, finalizer) in list(object, "/metadata/finalizers").iter().enumerate() {
+        let name = finalizer.as_str().unwrap_or("");
+        let standard = ["foregroundDeletion", "kubernetes", "orphan"].contains(&name);
+        if !is_qualified_name(name) {
+            causes.push(Cause::invalid(&format!("metadata.finalizers[{index}]"), finalizer, QUALIFIED_NAME));
+        } else if !standard && !name.contains('/') && kind.schema.is_none() && !kind.is_crd() {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.push(Cause::invalid(&format!("metadata.finalizers[{index}]"), finalizer, why));
+        }
+    }
+    if list(object, "/metadata/ownerReferences").iter().filter(|it| it["controller"] == true).count() > 1 {
+        causes.push(Cause::invalid(
+            "metadata.ownerReferences",
+            &json!("array"),
+            "Only one reference can have Controller set to true",
+        ));
+    }
     for (index, owner) in list(object, "/metadata/ownerReferences").iter().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner[field].as_str().unwrap_or("").is_empty() {
@@ -41,6 +76,8 @@ pub fn metadata(kind: &Kind, object: &Value, causes: &mut Causes) {
     }
 }
 
+/// Kubernetes' own limit.
+const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 const QUALIFIED_NAME: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
 pub fn check_name(rule: NameRule, name: &str) -> Result<(), &'static str> {
@@ -95,196 +132,6 @@ pub(crate) fn labels(labels: &Value, field: &str, causes: &mut Causes) {
         }
         if !value.as_str().is_some_and(is_label_value) {
             causes.push(Cause::invalid(field, value, "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character, and must be no more than 63 characters"));
-        }
-    }
-}
-
-pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Causes) {
-    pod_spec(&object["spec"], "spec", causes);
-    if let Some(old) = old
-        && frozen_pod_spec(&old["spec"]) != frozen_pod_spec(&object["spec"])
-    {
-        causes.push(Cause {
-            reason: "FieldValueForbidden",
-            message: "Forbidden: pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.terminationGracePeriodSeconds` or `spec.tolerations`".into(),
-            field: "spec".into(),
-        });
-    }
-}
-
-pub(crate) fn only_resources(field: &str) -> Cause {
-    Cause {
-        reason: "FieldValueForbidden",
-        message: "Forbidden: only cpu and memory resources are mutable".into(),
-        field: field.into(),
-    }
-}
-
-/// What a change of resources must keep.
-pub(crate) fn resize(old: &Value, new: &Value, causes: &mut Causes) {
-    let class = |pod: &Value| crate::defaults::qos_class(&pod["spec"]);
-    if class(old) != class(new) {
-        causes.push(Cause {
-            reason: "FieldValueInvalid",
-            message: "Invalid value: Pod QOS Class may not change as a result of resizing".into(),
-            field: "spec".into(),
-        });
-    }
-}
-
-/// Ephemeral containers are only ever added, and are as they were added.
-pub(crate) fn ephemeral(old: &Value, new: &Value, causes: &mut Causes) {
-    let added = list(new, "/spec/ephemeralContainers");
-    for container in list(old, "/spec/ephemeralContainers") {
-        let kept = added.iter().find(|it| it["name"] == container["name"]);
-        if kept != Some(container) {
-            let name = text(container, "/name");
-            causes.push(Cause {
-                reason: "FieldValueForbidden",
-                message: format!(
-                    "Forbidden: existing ephemeral containers \"{name}\" may not be removed or changed"
-                ),
-                field: "spec.ephemeralContainers".into(),
-            });
-        }
-    }
-    let others = ["/spec/containers", "/spec/initContainers"].map(|field| list(new, field)).concat();
-    for (index, container) in added.iter().enumerate() {
-        let field = format!("spec.ephemeralContainers[{index}].name");
-        let name = &container["name"];
-        if name.as_str().is_none_or(str::is_empty) {
-            causes.push(Cause::required(&field, ""));
-        } else if others.iter().chain(&added[..index]).any(|it| it["name"] == *name) {
-            causes.push(Cause::duplicate(&field, name));
-        }
-    }
-}
-
-/// Kernel settings have names such as `net.ipv4.tcp_syncookies` or `net/ipv4/tcp_syncookies`.
-fn sysctls(spec: &Value, at: &str, causes: &mut Causes) {
-    let is_segment = |segment: &str| {
-        let inside = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || it == '-' || it == '_';
-        let edge = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit();
-        !segment.is_empty()
-            && segment.chars().all(inside)
-            && segment.starts_with(edge)
-            && segment.ends_with(edge)
-    };
-    for (index, sysctl) in list(spec, "/securityContext/sysctls").iter().enumerate() {
-        let name = text(sysctl, "/name");
-        if name.len() > 253 || !name.split(['.', '/']).all(is_segment) {
-            let field = format!("{at}.securityContext.sysctls[{index}].name");
-            causes.push(Cause::invalid(
-                &field,
-                &sysctl["name"],
-                "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
-            ));
-        }
-    }
-}
-
-/// The part of a pod's specification that an update may not change.
-fn frozen_pod_spec(spec: &Value) -> Map<String, Value> {
-    let mut spec = spec.as_object().cloned().unwrap_or_default();
-    for field in ["activeDeadlineSeconds", "terminationGracePeriodSeconds", "tolerations"] {
-        spec.remove(field);
-    }
-    for field in ["containers", "initContainers"] {
-        for container in spec.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
-            container["image"] = Value::Null;
-        }
-    }
-    spec
-}
-
-pub(crate) fn pod_spec(spec: &Value, at: &str, causes: &mut Causes) {
-    sysctls(spec, at, causes);
-    let containers = list(spec, "/containers");
-    if containers.is_empty() {
-        causes.push(Cause::required(&format!("{at}.containers"), ""));
-    }
-    let volumes: Vec<&str> = list(spec, "/volumes").iter().map(|it| text(it, "/name")).collect();
-    for (index, name) in volumes.iter().enumerate() {
-        let field = format!("{at}.volumes[{index}].name");
-        if name.is_empty() {
-            causes.push(Cause::required(&field, ""));
-        } else if volumes[..index].contains(name) {
-            causes.push(Cause::duplicate(&field, &json!(name)));
-        }
-    }
-    let mut names: Vec<&str> = Vec::new();
-    for (field, container) in ["initContainers", "containers"].iter().flat_map(|field| {
-        let items = spec[*field].as_array().map_or(&[][..], Vec::as_slice);
-        items.iter().enumerate().map(move |(index, it)| (format!("{at}.{field}[{index}]"), it))
-    }) {
-        let name = text(container, "/name");
-        if name.is_empty() {
-            causes.push(Cause::required(&format!("{field}.name"), ""));
-        } else if check_name(NameRule::Label, name).is_err() {
-            causes.push(Cause::invalid(&format!("{field}.name"), &json!(name), "must be an RFC 1123 label"));
-        } else if names.contains(&name) {
-            causes.push(Cause::duplicate(&format!("{field}.name"), &json!(name)));
-        }
-        names.push(name);
-        self::container(container, &field, &volumes, causes);
-    }
-    let policy = &spec["restartPolicy"];
-    if !policy.is_null() && !["Always", "OnFailure", "Never"].iter().any(|it| policy == it) {
-        causes.push(Cause::unsupported(
-            &format!("{at}.restartPolicy"),
-            policy,
-            &["Always", "OnFailure", "Never"],
-        ));
-    }
-}
-
-fn container(container: &Value, at: &str, volumes: &[&str], causes: &mut Causes) {
-    if text(container, "/image").is_empty() {
-        causes.push(Cause::required(&format!("{at}.image"), ""));
-    }
-    for (index, port) in list(container, "/ports").iter().enumerate() {
-        let number = &port["containerPort"];
-        if !number.as_i64().is_some_and(|it| (1..=65535).contains(&it)) {
-            let field = format!("{at}.ports[{index}].containerPort");
-            causes.push(Cause::invalid(&field, number, "must be between 1 and 65535, inclusive"));
-        }
-    }
-    for (index, env) in list(container, "/env").iter().enumerate() {
-        let field = format!("{at}.env[{index}]");
-        if text(env, "/name").is_empty() {
-            causes.push(Cause::required(&format!("{field}.name"), ""));
-        }
-        if !env["value"].is_null() && !env["value"].is_string() {
-            causes.push(Cause::invalid(
-                &format!("{field}.value"),
-                &env["value"],
-                "must be a string (quote it)",
-            ));
-        }
-    }
-    for (index, mount) in list(container, "/volumeMounts").iter().enumerate() {
-        let name = text(mount, "/name");
-        if !volumes.contains(&name) {
-            causes.push(Cause {
-                reason: "FieldValueNotFound",
-                message: format!("Not found: {name:?}"),
-                field: format!("{at}.volumeMounts[{index}].name"),
-            });
-        }
-        if text(mount, "/mountPath").is_empty() {
-            causes.push(Cause::required(&format!("{at}.volumeMounts[{index}].mountPath"), ""));
-        }
-    }
-    for list in ["limits", "requests"] {
-        for (resource, amount) in container["resources"][list].as_object().into_iter().flatten() {
-            let written = match amount {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
-            if quantity::parse_milli(&written).is_none_or(|it| it < 0) {
-                let field = format!("{at}.resources.{list}[{resource}]");
-                causes.push(Cause::invalid(&field, amount, "must be a quantity such as 500m or 128Mi"));
-            }
         }
     }
 }
@@ -534,39 +381,63 @@ fn is_port_name(name: &str) -> bool {
         && !name.contains("--")
 }
 
-/// Names of files, as far as Kubernetes lets them be.
-fn data_keys(object: &Value, causes: &mut Causes) {
-    const MESSAGE: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
-    for field in ["data", "binaryData"] {
-        for (key, _) in object[field].as_object().into_iter().flatten() {
-            let fine = (1..=253).contains(&key.len())
-                && key.chars().all(|it| it.is_ascii_alphanumeric() || "-_.".contains(it))
+/// As much as Kubernetes lets into a ConfigMap or a Secret.
+const DATA_BYTES_MAX: usize = 1024 * 1024;
+
+/// Keys that can be names of files; together not too much.
+fn data(object: &Value, fields: &[&str], causes: &mut Causes) {
+    const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+    let mut bytes = 0;
+    let mut seen: Vec<&str> = Vec::new();
+    for field in fields {
+        for (key, value) in object[*field].as_object().into_iter().flatten() {
+            let at = format!("{field}[{key}]");
+            let fits = (1..=253).contains(&key.len())
+                && key.chars().all(|it| it.is_ascii_alphanumeric() || "-._".contains(it))
                 && key != "."
                 && !key.starts_with("..");
-            if !fine {
-                causes.push(Cause::invalid(&format!("{field}[{key}]"), &json!(key), MESSAGE));
+            if !fits {
+                causes.push(Cause::invalid(&at, &json!(key), KEY));
             }
+            if seen.contains(&key.as_str()) {
+                causes.push(Cause::invalid(&at, &json!(key), "duplicate of key present in data"));
+            }
+            seen.push(key);
+            bytes += value.as_str().map_or(0, str::len);
         }
+    }
+    if bytes > DATA_BYTES_MAX {
+        causes.push(Cause {
+            reason: "FieldValueTooLong",
+            message: format!("Too long: may not be more than {DATA_BYTES_MAX} bytes"),
+            field: String::new(),
+        });
     }
 }
 
 pub fn config_map(object: &Value, old: Option<&Value>, causes: &mut Causes) {
-    data_keys(object, causes);
-    for (key, value) in object["data"].as_object().into_iter().flatten() {
-        if !value.is_string() {
-            causes.push(Cause::invalid(&format!("data[{key}]"), value, "must be a string"));
-        }
-    }
+    data(object, &["data", "binaryData"], causes);
     immutable_data(object, old, causes);
 }
 
 pub fn secret(object: &Value, old: Option<&Value>, causes: &mut Causes) {
-    data_keys(object, causes);
-    for (key, value) in object["data"].as_object().into_iter().flatten() {
-        if !value.is_string() {
-            let message = "Invalid value: must be base64 text".to_string();
-            causes.push(Cause { reason: "FieldValueInvalid", message, field: format!("data[{key}]") });
+    data(object, &["data"], causes);
+    let needed: &[&str] = match text(object, "/type") {
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        _ => &[],
+    };
+    for key in needed {
+        if object["data"][*key].is_null() {
+            causes.push(Cause::required(&format!("data[{key}]"), ""));
         }
+    }
+    if object["type"] == "kubernetes.io/service-account-token"
+        && text(&object["metadata"]["annotations"], "/kubernetes.io~1service-account.name").is_empty()
+    {
+        causes.push(Cause::required("metadata.annotations[kubernetes.io/service-account.name]", ""));
     }
     if let Some(old) = old
         && old["type"] != object["type"]
@@ -579,10 +450,12 @@ pub fn secret(object: &Value, old: Option<&Value>, causes: &mut Causes) {
 fn immutable_data(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     if let Some(old) = old
         && old["immutable"] == true
-        && (old["data"] != object["data"] || object["immutable"] != true)
     {
-        let message = "Forbidden: field is immutable when `immutable` is set".to_string();
-        causes.push(Cause { reason: "FieldValueForbidden", message, field: "data".into() });
+        for field in ["immutable", "data", "binaryData"] {
+            if old[field] != object[field] {
+                causes.push(Cause::forbidden(field, "field is immutable when `immutable` is set"));
+            }
+        }
     }
 }
 
