@@ -3,25 +3,27 @@
 //! It waits in `poll` for its socket, its children and their output. It knows nothing that is not
 //! on disk, so the daemon can always ask again; an exit status is on disk before it is told.
 
+mod setup;
+mod streams;
+
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
-use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+pub use self::setup::main;
+use self::setup::{hold_pids, say};
+use self::streams::{Attached, Input};
 use crate::config::{
     ContainerConfig, ContainerStatus, Exit, Request, Response, SandboxConfig, ShimRecord, StartFailure,
     StartFailureKind, Started,
@@ -29,7 +31,7 @@ use crate::config::{
 use crate::log::{FILE_BYTES_MAX, LogFile, Splitter, Stream};
 use crate::start::{self, Stdio};
 use crate::sys::Fork;
-use crate::{attach, cgroup, helper, spec, sys};
+use crate::{cgroup, helper, spec, sys};
 
 /// A request is one container's configuration; environments may hold certificates.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
@@ -42,107 +44,6 @@ const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// After the init process is gone nothing in its pid namespace lives; the pipes close at once.
 const OUTPUT_TIME_MAX: Duration = Duration::from_secs(2);
 
-pub fn main(arguments: &[OsString]) -> i32 {
-    let Some(directory) = arguments.first().map(PathBuf::from) else {
-        sys::complain!("usage: naru __shim <directory> (started by the daemon, not by hand)");
-        return 2;
-    };
-    // Until the sandbox is ready it belongs to the daemon: one that is half-made when the daemon
-    // dies would otherwise be finished behind the back of the next. The fork that stays is free.
-    sys::die_with_parent();
-    match set_up(&directory) {
-        Ok(code) => code,
-        Err(error) => {
-            sys::complain!("{error}");
-            1
-        }
-    }
-}
-
-fn say<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> String {
-    move |error| format!("{what}: {error}")
-}
-
-/// Makes the namespaces and the socket, then leaves the real shim behind in a fork, so that the
-/// daemon's wait for this process is the wait for a ready sandbox and init becomes the parent.
-fn set_up(directory: &Path) -> Result<i32, String> {
-    let text = fs::read(directory.join("sandbox.json")).map_err(say("cannot read sandbox.json"))?;
-    let config: SandboxConfig = serde_json::from_slice(&text).map_err(say("cannot read sandbox.json"))?;
-    for name in ["c", "oci", "shm"] {
-        fs::create_dir_all(directory.join(name)).map_err(say("cannot make the sandbox's directories"))?;
-    }
-    let _ = nix::unistd::setsid();
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    std::env::set_current_dir("/").map_err(say("cannot enter /"))?;
-
-    cgroup::ensure(&config.shim_cgroup, crate::Slice::Platform);
-    cgroup::join(&config.shim_cgroup, std::process::id() as i32);
-    cgroup::ensure(&config.pod_cgroup, config.slice);
-
-    let mut namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
-    namespaces.set(CloneFlags::CLONE_NEWNET, !config.host_network);
-    namespaces.set(CloneFlags::CLONE_NEWIPC, !config.host_ipc);
-    unshare(namespaces).map_err(say("cannot make namespaces (naru needs root)"))?;
-    sys::set_host_name(&config.hostname).map_err(say("cannot set the host name"))?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
-        .map_err(say("cannot detach mounts"))?;
-    let size = format!("mode=1777,size={}", config.shared_memory_bytes_max);
-    mount(
-        Some("shm"),
-        &directory.join("shm"),
-        Some("tmpfs"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-        Some(size.as_str()),
-    )
-    .map_err(say("cannot mount the pod's shared memory"))?;
-
-    for volume in &config.memory_volumes {
-        let group = volume.group.map_or("mode=0777".to_owned(), |group| format!("mode=2777,gid={group}"));
-        let size = volume.bytes_max.map_or(String::new(), |bytes| format!(",size={bytes}"));
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tmpfs"), &volume.path, Some("tmpfs"), flags, Some(format!("{group}{size}").as_str()))
-            .map_err(say("cannot mount a volume in memory"))?;
-    }
-    for (name, value) in &config.sysctls {
-        // Settings of the namespaces that this process is in.
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        fs::write(path, value).map_err(|error| format!("cannot set {name} to {value}: {error}"))?;
-    }
-
-    if let Some(parent) = config.socket.parent() {
-        fs::create_dir_all(parent).map_err(say("cannot make the socket's directory"))?;
-    }
-    let _ = fs::remove_file(&config.socket);
-    let listener = UnixListener::bind(&config.socket).map_err(say("cannot bind the shim's socket"))?;
-    fs::set_permissions(&config.socket, fs::Permissions::from_mode(0o600))
-        .map_err(say("cannot protect the socket"))?;
-    listener.set_nonblocking(true).map_err(say("cannot prepare the socket"))?;
-
-    let (ready, mut announce) = std::io::pipe().map_err(say("cannot make a pipe"))?;
-    match sys::fork().map_err(say("cannot fork"))? {
-        Fork::Parent(_) => {
-            drop(announce);
-            let mut answer = String::new();
-            let mut ready = ready;
-            ready.read_to_string(&mut answer).map_err(say("the shim died at once"))?;
-            if answer == "ready" { Ok(0) } else { Err(format!("the shim did not start: {answer}")) }
-        }
-        Fork::Child => {
-            drop(ready);
-            let result = Shim::new(config, listener).and_then(|shim| {
-                announce.write_all(b"ready").map_err(say("nobody waits for the shim"))?;
-                drop(announce);
-                Ok(shim)
-            });
-            match result {
-                Ok(mut shim) => shim.run(),
-                Err(error) => sys::complain!("{error}"),
-            }
-            sys::exit_now(0)
-        }
-    }
-}
-
 struct Client {
     stream: UnixStream,
     input: Vec<u8>,
@@ -152,12 +53,6 @@ struct Client {
     /// Goes when everything was sent.
     closing: bool,
     gone: bool,
-}
-
-/// The connection carries a container's streams.
-struct Attached {
-    container: String,
-    stdin: bool,
 }
 
 /// One output stream of a container.
@@ -196,15 +91,6 @@ struct Container {
     terminal_input: Option<bool>,
 }
 
-/// A container's standard input.
-struct Input {
-    pipe: File,
-    once: bool,
-    pending: Vec<u8>,
-    /// Close when `pending` is written.
-    ending: bool,
-}
-
 struct Shim {
     config: SandboxConfig,
     listener: UnixListener,
@@ -230,18 +116,6 @@ enum Source {
     Answer(String),
     Output(String, usize),
     Input(String),
-}
-
-impl Container {
-    /// From now on the terminal is input and output at once.
-    fn take_terminal(&mut self, master: OwnedFd) {
-        let master = File::from(master);
-        set_nonblocking(&master);
-        if let (Some(once), Ok(pipe)) = (self.terminal_input, master.try_clone()) {
-            self.input = Some(Input { pipe, once, pending: Vec::new(), ending: false });
-        }
-        self.pumps = vec![Pump { pipe: master, splitter: Splitter::new(Stream::Out) }];
-    }
 }
 
 impl Shim {
@@ -420,80 +294,6 @@ impl Shim {
                 Ok(request) => self.handle(number, request),
                 Err(error) => self.answer(number, &Response::Error(format!("unknown request: {error}"))),
             }
-        }
-    }
-
-    fn attach(&mut self, number: usize, container: String, stdin: bool) {
-        let response = match self.containers.get(&container) {
-            Some(it) if !matches!(it.phase, Phase::Running(_)) => {
-                Response::Error(format!("container {container} is not running"))
-            }
-            None => Response::Error(format!("there is no container {container}")),
-            Some(_) => Response::Done,
-        };
-        let attached = matches!(response, Response::Done);
-        self.answer(number, &response);
-        if let Some(client) = self.clients.get_mut(&number).filter(|_| attached) {
-            client.attached = Some(Attached { container, stdin });
-        }
-    }
-
-    /// What an attached client sends: input, its end, the size of its terminal.
-    fn take_frames(&mut self, number: usize) {
-        let Some(client) = self.clients.get_mut(&number) else { return };
-        let Some(attached) = &client.attached else { return };
-        let Some(container) = self.containers.get_mut(&attached.container) else { return };
-        while let Some((kind, payload)) = attach::take_frame(&mut client.input) {
-            match (kind, &mut container.input) {
-                (attach::INPUT, Some(input)) if attached.stdin && !input.ending => {
-                    input.pending.extend_from_slice(&payload);
-                }
-                (attach::INPUT_END, Some(input)) if attached.stdin && input.once => input.ending = true,
-                (attach::RESIZE, _) if container.terminal && payload.len() == 4 => {
-                    let number = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
-                    if let Some(pump) = container.pumps.first() {
-                        sys::set_terminal_size(pump.pipe.as_raw_fd(), number(0), number(2));
-                    }
-                }
-                _ => {}
-            }
-        }
-        let id = attached.container.clone();
-        self.write_input(&id);
-    }
-
-    fn write_input(&mut self, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(input) = &mut container.input else { return };
-        while !input.pending.is_empty() {
-            match input.pipe.write(&input.pending) {
-                Ok(count) => drop(input.pending.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    // Nobody reads it any more.
-                    container.input = None;
-                    return;
-                }
-            }
-        }
-        if input.ending {
-            if container.terminal {
-                // End of input on a terminal is Ctrl-D; the terminal itself stays for its output.
-                let _ = input.pipe.write(&[4]);
-            }
-            container.input = None;
-        }
-    }
-
-    /// An attachment that wrote to an input meant for one ends it.
-    fn detach(&mut self, attached: &Attached) {
-        if let Some(input) = self.containers.get_mut(&attached.container).and_then(|it| it.input.as_mut())
-            && attached.stdin
-            && input.once
-        {
-            input.ending = true;
-            self.write_input(&attached.container);
         }
     }
 
@@ -697,46 +497,6 @@ impl Shim {
         self.answer(client, &response);
     }
 
-    fn read_output(&mut self, id: &str, stream: usize) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(pump) = container.pumps.get_mut(stream) else { return };
-        let mut buffer = [0; 64 * 1024];
-        let now = sys::now_nanoseconds();
-        let mut records = Vec::new();
-        let channel = pump.splitter.stream();
-        match pump.pipe.read(&mut buffer) {
-            Ok(0) => {
-                pump.splitter.finish(now, &mut records);
-                container.pumps.remove(stream);
-            }
-            Ok(count) => {
-                pump.splitter.push(&buffer[..count], now, &mut records);
-                for client in self.clients.values_mut() {
-                    if client.attached.as_ref().is_some_and(|it| it.container == id) {
-                        if client.output.len() < ANSWER_BYTES_MAX {
-                            attach::put_frame(&mut client.output, channel.frame(), &buffer[..count]);
-                        } else {
-                            client.gone = true;
-                        }
-                    }
-                }
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
-            // EIO is how a terminal says that its last writer is gone.
-            Err(_) => {
-                pump.splitter.finish(now, &mut records);
-                container.pumps.remove(stream);
-            }
-        }
-        // A full disk loses log lines; it must not stop the program that writes them.
-        if let Some(log) = &mut container.log
-            && !records.is_empty()
-            && let Err(error) = log.append(&records)
-        {
-            sys::complain!("cannot write the log of {id}: {error}");
-        }
-    }
-
     fn reap(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -898,39 +658,6 @@ impl Shim {
             }
         }
     }
-}
-
-/// A process that is the first in a new pid namespace and does nothing but take leave of the dead.
-fn hold_pids(config: &SandboxConfig) -> std::io::Result<i32> {
-    let (mut told, mut tell) = std::io::pipe()?;
-    let Fork::Parent(helper) = sys::fork()? else {
-        // The namespace is that of the next fork, whose parent becomes the shim.
-        let forked =
-            unshare(CloneFlags::CLONE_NEWPID).map_err(std::io::Error::from).and_then(|()| sys::fork());
-        match forked {
-            Ok(Fork::Parent(pid)) => {
-                let _ = tell.write_all(&pid.to_ne_bytes());
-            }
-            Ok(Fork::Child) => {
-                drop((told, tell));
-                sys::set_process_name("pause");
-                sys::close_from(3);
-                sys::reap_for_ever();
-            }
-            Err(_) => {}
-        }
-        sys::exit_now(0);
-    };
-    drop(tell);
-    let mut pid = [0; 4];
-    told.read_exact(&mut pid)?;
-    let _ = waitpid(Pid::from_raw(helper), None);
-    let pid = i32::from_ne_bytes(pid);
-    // A group of its own: with v2 a group has processes or groups, not both.
-    let group = format!("{}/pause", config.pod_cgroup);
-    cgroup::ensure(&group, config.slice);
-    cgroup::join(&group, pid);
-    Ok(pid)
 }
 
 fn set_nonblocking(file: &File) {

@@ -10,5 +10,6 @@ mod demo;
 mod faults;
 mod kubernetes;
 mod loop_parts;
+mod pods;
 
 use naru_loop_tests::harness;
