@@ -1,7 +1,7 @@
 //! Keeps the table true: whenever an object changes, all are compiled anew and the table is swapped.
 
 use crate::table::{Objects, compile};
-use crate::{GATEWAY_CLASS, Shared, status};
+use crate::{GATEWAY_CLASS, Shared, ingress, status};
 use naru_client::{Cache, Client};
 use naru_objects::{Kind, kinds};
 use serde_json::{Value, json};
@@ -12,14 +12,51 @@ use tokio_util::sync::CancellationToken;
 /// Changes that come together are compiled together; short enough that no dying pod is used for longer.
 const SETTLE: Duration = Duration::from_millis(2);
 
-pub async fn run(client: Client, shared: Arc<Shared>, shutdown: CancellationToken) {
+const fn networking(kind: &'static str, plural: &'static str, namespaced: bool) -> Kind {
+    Kind { group: "networking.k8s.io", version: "v1", kind, plural, namespaced }
+}
+
+const INGRESS: Kind = networking("Ingress", "ingresses", true);
+const INGRESS_CLASS: Kind = networking("IngressClass", "ingressclasses", false);
+const REFERENCE_GRANT: Kind = Kind {
+    group: "gateway.networking.k8s.io",
+    version: "v1",
+    kind: "ReferenceGrant",
+    plural: "referencegrants",
+    namespaced: true,
+};
+
+/// A cluster without any class gets ours, as the default one.
+async fn offer_class(client: &Client) {
+    let class = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
+        "metadata": {"name": GATEWAY_CLASS, "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
+        "spec": {"controller": ingress::CONTROLLER},
+    });
+    match client.list(&INGRESS_CLASS, None, "").await {
+        Ok(classes) if classes.is_empty() => {
+            if let Err(error) = client.create(&INGRESS_CLASS, &class).await {
+                tracing::warn!(%error, "the class of our Ingresses cannot be made");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the classes of Ingresses cannot be listed"),
+    }
+}
+
+/// `address` is where the gateway is reached, as Ingresses say it.
+pub async fn run(client: Client, shared: Arc<Shared>, address: String, shutdown: CancellationToken) {
     let cache = |kind: &Kind| client.cache(kind, None, "");
     let caches = [
         cache(&kinds::GATEWAY),
         cache(&kinds::HTTP_ROUTE),
         cache(&kinds::SERVICE),
         cache(&kinds::ENDPOINT_SLICE),
+        cache(&INGRESS),
+        cache(&INGRESS_CLASS),
+        cache(&REFERENCE_GRANT),
     ];
+    offer_class(&client).await;
     let mut changes: Vec<_> = caches.iter().map(Cache::changes).collect();
     for cache in &caches {
         tokio::select! {
@@ -30,11 +67,30 @@ pub async fn run(client: Client, shared: Arc<Shared>, shutdown: CancellationToke
     loop {
         let (gateways, routes, services, slices) =
             (caches[0].list(), caches[1].list(), caches[2].list(), caches[3].list());
-        let objects = Objects { gateways: &gateways, routes: &routes, services: &services, slices: &slices };
+        let (ingresses, classes, grants) = (caches[4].list(), caches[5].list(), caches[6].list());
+        let ingresses: Vec<&Arc<Value>> =
+            ingresses.iter().filter(|it| ingress::is_ours(it, &classes)).collect();
+        let from_ingresses = ingresses.iter().flat_map(|it| ingress::routes(it, &services)).map(Arc::new);
+        let all_routes: Vec<Arc<Value>> = routes.iter().cloned().chain(from_ingresses).collect();
+        let own = std::iter::once(Arc::new(ingress::gateway()));
+        let all_gateways: Vec<Arc<Value>> = gateways.iter().cloned().chain(own).collect();
+        let objects = Objects {
+            gateways: &all_gateways,
+            routes: &all_routes,
+            services: &services,
+            slices: &slices,
+            grants: &grants,
+        };
         let (table, findings) = compile(objects, &shared.metrics, &shared.table.load());
         shared.replace_table(table);
         let now = seconds(&naru_objects::timestamp(jiff::Timestamp::now()));
-        for finding in &findings {
+        for ingress in ingresses {
+            if let Some(status) = ingress::status(ingress, &address) {
+                write(&client, &INGRESS, ingress, status).await;
+            }
+        }
+        // Routes that were made from Ingresses are nobody's object.
+        for finding in findings.iter().filter(|it| it.route["metadata"]["uid"].is_string()) {
             if let Some(parents) = status::plan(finding, &now) {
                 write(&client, &kinds::HTTP_ROUTE, &finding.route, json!({"parents": parents})).await;
             }
@@ -50,12 +106,11 @@ pub async fn run(client: Client, shared: Arc<Shared>, shutdown: CancellationToke
                 write(&client, &kinds::GATEWAY, gateway, status).await;
             }
         }
-        let [a, b, c, d] = &mut changes[..] else { unreachable!("there are four caches") };
+        let wait = async {
+            futures::future::select_all(changes.iter_mut().map(|it| Box::pin(it.wait()))).await;
+        };
         tokio::select! {
-            () = a.wait() => {}
-            () = b.wait() => {}
-            () = c.wait() => {}
-            () = d.wait() => {}
+            () = wait => {}
             () = shutdown.cancelled() => return,
         }
         tokio::time::sleep(SETTLE).await;

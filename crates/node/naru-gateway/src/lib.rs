@@ -19,6 +19,8 @@
 //! ```
 
 mod control;
+mod filters;
+mod ingress;
 mod metrics;
 mod pool;
 mod proxy;
@@ -99,7 +101,8 @@ impl Gateway {
     /// Serves on a bound listener by the cluster's objects until `shutdown`.
     pub fn start(config: Config, listener: TcpListener, client: Client, shutdown: CancellationToken) -> Self {
         let gateway = Self::serve(config, listener, shutdown.clone());
-        tokio::spawn(control::run(client, Arc::clone(&gateway.shared), shutdown));
+        let address = gateway.address.ip().to_string();
+        tokio::spawn(control::run(client, Arc::clone(&gateway.shared), address, shutdown));
         gateway
     }
 

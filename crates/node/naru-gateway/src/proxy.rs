@@ -5,6 +5,7 @@
 //! framing that a client sent.
 
 use crate::Shared;
+use crate::filters;
 use crate::metrics::Series;
 use crate::pool::{Pool, Sender};
 use crate::table::{Backend, Endpoint, Rule, Table, Target};
@@ -232,6 +233,18 @@ async fn answer(worker: Rc<Worker>, client: HeaderValue, mut request: Request<In
     };
     let mut rule = Arc::clone(rule);
     drop(table);
+    if let Some(response) = redirected(&rule, &request) {
+        let (status, to) = response;
+        let mut response = ticket.text(status, "the page is elsewhere");
+        response.headers_mut().insert(filters::REDIRECT_HEADER, to);
+        return response;
+    }
+    // Rules are found by what was asked, not by what is made of it.
+    let asked = rule.filters.as_ref().map(|it| {
+        let asked = head(&request);
+        it.request(&mut request, rule.prefix());
+        asked
+    });
     let Some(mut target) = rule.next().cloned() else {
         return ticket.text(StatusCode::INTERNAL_SERVER_ERROR, "the route's backends all have weight 0");
     };
@@ -250,7 +263,11 @@ async fn answer(worker: Rc<Worker>, client: HeaderValue, mut request: Request<In
                 return ticket.text(StatusCode::SERVICE_UNAVAILABLE, "no pod of the service is ready");
             }
             let table = worker.table();
-            if let Some(now) = find(&table, &request) {
+            let now = match &asked {
+                Some(asked) => find(&table, asked),
+                None => find(&table, &request),
+            };
+            if let Some(now) = now {
                 rule = Arc::clone(now);
             }
             if let Some(next) = rule.again(&target) {
@@ -279,19 +296,38 @@ async fn answer(worker: Rc<Worker>, client: HeaderValue, mut request: Request<In
         }
     };
     ticket.code = response.status().as_u16();
-    passed_back(
+    let mut response = passed_back(
         &worker,
         response,
         Connection { worker: Rc::clone(&worker), sender: Some((address, sender)) },
         ticket,
         &target,
         upgrade,
-    )
+    );
+    if let Some(filters) = &rule.filters {
+        filters.response(response.headers_mut());
+    }
+    response
+}
+
+/// Where the rule sends the asker instead, if it does.
+fn redirected<B>(rule: &Rule, request: &Request<B>) -> Option<(StatusCode, HeaderValue)> {
+    let host = request.headers().get(HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    rule.filters.as_ref()?.redirect("http", host, request.uri(), rule.prefix())
+}
+
+/// A request without its body.
+fn head<B>(request: &Request<B>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.headers_mut() = request.headers().clone();
+    head
 }
 
 fn find<'a, B>(table: &'a Table, request: &Request<B>) -> Option<&'a Arc<Rule>> {
     let host = request.headers().get(HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
-    table.find(host, request.uri().path(), request.method(), request.headers())
+    table.find(host, request.uri(), request.method(), request.headers())
 }
 
 /// The answer on its way back, its framing ours.

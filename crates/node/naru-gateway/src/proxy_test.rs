@@ -146,7 +146,13 @@ impl Fixture {
             }
         }
         let slices = arc(slices);
-        let objects = Objects { gateways: &gateways, routes: &routes, services: &services, slices: &slices };
+        let objects = Objects {
+            gateways: &gateways,
+            routes: &routes,
+            services: &services,
+            slices: &slices,
+            grants: &[],
+        };
         let previous = self.gateway.shared.table.load_full();
         let (table, _) = compile(objects, &self.gateway.shared.metrics, &previous);
         self.gateway.shared.replace_table(table);
@@ -464,6 +470,8 @@ async fn a_shutdown_lets_requests_finish_and_closes_the_idle() {
     assert!(busy.is_closed().await);
     assert!(
         TcpStream::connect(it.gateway.address()).await.is_err()
-            || Table::default().find("", "/", &http::Method::GET, &http::HeaderMap::new()).is_none()
+            || Table::default()
+                .find("", &http::Uri::from_static("/"), &http::Method::GET, &http::HeaderMap::new())
+                .is_none()
     );
 }

@@ -4,9 +4,10 @@
 //! A rule that we cannot honour answers 500 and says so in its route's status; it does not disturb others.
 
 use crate::GATEWAY_CLASS;
+use crate::filters::{self, Filters};
 use crate::metrics::{Metrics, Series};
 use crate::status::Finding;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,8 @@ pub struct Objects<'a> {
     pub routes: &'a [Arc<Value>],
     pub services: &'a [Arc<Value>],
     pub slices: &'a [Arc<Value>],
+    /// ReferenceGrants: who may name what of another namespace.
+    pub grants: &'a [Arc<Value>],
 }
 
 /// Where every request goes.
@@ -46,6 +49,8 @@ pub struct Rule {
     path: PathMatch,
     method: Option<Method>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    query: Vec<(String, String)>,
+    pub filters: Option<Arc<Filters>>,
     pub timeout: Option<Duration>,
     targets: Vec<Target>,
     /// Index into `targets` per turn, spread evenly: 3 to 1 is a a b a.
@@ -89,9 +94,9 @@ pub struct Endpoint {
 
 impl Table {
     /// The rule for a request, if there is one.
-    pub fn find(&self, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Option<&Arc<Rule>> {
+    pub fn find(&self, host: &str, uri: &Uri, method: &Method, headers: &HeaderMap) -> Option<&Arc<Rule>> {
         let in_list =
-            |rules: &'_ Vec<Arc<Rule>>| rules.iter().position(|it| it.matches(path, method, headers));
+            |rules: &'_ Vec<Arc<Rule>>| rules.iter().position(|it| it.matches(uri, method, headers));
         let host = host_name(host);
         let lower;
         let host = match host.bytes().any(|it| it.is_ascii_uppercase()) {
@@ -118,6 +123,12 @@ impl Table {
     }
 }
 
+/// Whether the first parameter of that name has that value, as they stand in the URL.
+fn has_parameter(query: &str, name: &str, value: &str) -> bool {
+    let mut pairs = query.split('&').map(|it| it.split_once('=').unwrap_or((it, "")));
+    pairs.find(|it| it.0 == name).is_some_and(|it| it.1 == value)
+}
+
 /// Without the port; an IPv6 address keeps its brackets.
 fn host_name(host: &str) -> &str {
     match host.rfind(':') {
@@ -127,7 +138,15 @@ fn host_name(host: &str) -> &str {
 }
 
 impl Rule {
-    fn matches(&self, path: &str, method: &Method, headers: &HeaderMap) -> bool {
+    /// What of a path the rule's own stands for.
+    pub fn prefix(&self) -> &str {
+        match &self.path {
+            PathMatch::Exact(it) | PathMatch::Prefix(it) => it,
+        }
+    }
+
+    fn matches(&self, uri: &Uri, method: &Method, headers: &HeaderMap) -> bool {
+        let path = uri.path();
         let path_matches = match &self.path {
             PathMatch::Exact(it) => path == it,
             // `/a` is a prefix of `/a/b`, not of `/ab`.
@@ -141,6 +160,10 @@ impl Rule {
         path_matches
             && self.method.as_ref().is_none_or(|it| it == method)
             && self.headers.iter().all(|(name, value)| headers.get(name) == Some(value))
+            && self
+                .query
+                .iter()
+                .all(|(name, value)| has_parameter(uri.query().unwrap_or_default(), name, value))
     }
 
     /// Whose turn it is. None when all weights are zero.
@@ -161,13 +184,13 @@ impl Rule {
         same.map(|(_, it)| it).or_else(|| self.next())
     }
 
-    /// Exact paths, then long prefixes, then methods, then more headers, then older routes.
-    fn precedence(&self) -> (u8, usize, u8, usize) {
+    /// Exact paths, then long prefixes, then methods, then more headers, then more parameters, then older routes.
+    fn precedence(&self) -> (u8, usize, u8, usize, usize) {
         let (kind, length) = match &self.path {
             PathMatch::Exact(it) => (1, it.len()),
             PathMatch::Prefix(it) => (0, it.len()),
         };
-        (kind, length, u8::from(self.method.is_some()), self.headers.len())
+        (kind, length, u8::from(self.method.is_some()), self.headers.len(), self.query.len())
     }
 }
 
@@ -279,7 +302,10 @@ impl Builder<'_> {
         finding: &mut Finding,
     ) {
         let route_name = format!("{}/{}", namespace_of(route), name_of(route));
-        let unsupported = unsupported_in(rule);
+        let (filters, unsupported) = match filters::read(rule) {
+            Ok(filters) => (filters.map(Arc::new), unsupported_in(rule)),
+            Err(why) => (None, Some(why)),
+        };
         if let Some(what) = &unsupported {
             finding.unsupported.push(format!("rules[{index}]: {what}"));
         }
@@ -313,11 +339,13 @@ impl Builder<'_> {
             it => it,
         };
         for it in matches {
-            let Some((path, method, headers)) = read_match(it) else { continue };
+            let Some(Match { path, method, headers, query }) = read_match(it) else { continue };
             let compiled = Arc::new(Rule {
                 path,
                 method,
                 headers,
+                query,
+                filters: filters.clone(),
                 timeout: rule["timeouts"]["request"].as_str().and_then(duration).filter(|it| !it.is_zero()),
                 targets: targets.clone(),
                 schedule: schedule.clone(),
@@ -343,6 +371,22 @@ impl Builder<'_> {
         }
     }
 
+    /// Whether a grant of `namespace` lets routes of another one name this Service.
+    fn is_granted(&self, namespace: &str, service: &str, from: &str) -> bool {
+        let grants = self.objects.grants.iter().filter(|it| namespace_of(it) == namespace);
+        grants.into_iter().any(|grant| {
+            let is_from = items(&grant["spec"]["from"]).iter().any(|it| {
+                it["group"] == "gateway.networking.k8s.io"
+                    && it["kind"] == "HTTPRoute"
+                    && it["namespace"] == from
+            });
+            is_from
+                && items(&grant["spec"]["to"])
+                    .iter()
+                    .any(|it| it["kind"] == "Service" && it["name"].as_str().is_none_or(|it| it == service))
+        })
+    }
+
     fn backend(&mut self, route: &Value, reference: &Value) -> Result<Arc<Backend>, (&'static str, String)> {
         let name = reference["name"].as_str().unwrap_or_default();
         let namespace = reference["namespace"].as_str().unwrap_or(namespace_of(route));
@@ -350,10 +394,9 @@ impl Builder<'_> {
         if kind != "Service" || !matches!(reference["group"].as_str(), None | Some("" | "core")) {
             return Err(("InvalidKind", format!("a backend of kind {kind} is not supported")));
         }
-        if namespace != namespace_of(route) {
-            let message = format!(
-                "Service {name} lies in namespace {namespace}, and ReferenceGrants are not supported"
-            );
+        if namespace != namespace_of(route) && !self.is_granted(namespace, name, namespace_of(route)) {
+            let message =
+                format!("no ReferenceGrant of namespace {namespace} lets this route name Service {name}");
             return Err(("RefNotPermitted", message));
         }
         let service = find(self.objects.services, namespace, name)
@@ -473,12 +516,6 @@ fn intersect(a: &str, b: &str) -> Option<String> {
 
 /// What of a rule changes its meaning and is not implemented.
 fn unsupported_in(rule: &Value) -> Option<String> {
-    if let Some(filter) = items(&rule["filters"]).first() {
-        return Some(format!(
-            "the filter {} is not supported",
-            filter["type"].as_str().unwrap_or("without a type")
-        ));
-    }
     if rule.get("sessionPersistence").is_some() {
         return Some("sessionPersistence is not supported".into());
     }
@@ -491,8 +528,9 @@ fn unsupported_in(rule: &Value) -> Option<String> {
         return Some(format!("`{text}` is not a duration"));
     }
     items(&rule["matches"]).iter().find_map(|it| {
-        if !items(&it["queryParams"]).is_empty() {
-            return Some("matching on query parameters is not supported".into());
+        let is_exact = |it: &Value| matches!(it["type"].as_str(), None | Some("Exact"));
+        if items(&it["queryParams"]).iter().any(|it| !is_exact(it)) {
+            return Some("matching query parameters other than exactly is not supported".into());
         }
         let kind = it["path"]["type"].as_str().unwrap_or("PathPrefix");
         if !matches!(kind, "PathPrefix" | "Exact") {
@@ -506,9 +544,16 @@ fn unsupported_in(rule: &Value) -> Option<String> {
     })
 }
 
+struct Match {
+    path: PathMatch,
+    method: Option<Method>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    query: Vec<(String, String)>,
+}
+
 /// None for a match that can never be true. Where something is unsupported the path still counts, so that
 /// its share of requests gets the 500 and nobody else's answer.
-fn read_match(it: &Value) -> Option<(PathMatch, Option<Method>, Vec<(HeaderName, HeaderValue)>)> {
+fn read_match(it: &Value) -> Option<Match> {
     let value = it["path"]["value"].as_str().unwrap_or("/").to_owned();
     let path = match it["path"]["type"].as_str() {
         Some("Exact") => PathMatch::Exact(value),
@@ -524,7 +569,10 @@ fn read_match(it: &Value) -> Option<(PathMatch, Option<Method>, Vec<(HeaderName,
         let name = HeaderName::from_bytes(header["name"].as_str()?.as_bytes()).ok()?;
         headers.push((name, HeaderValue::from_str(header["value"].as_str()?).ok()?));
     }
-    Some((path, method, headers))
+    let query = items(&it["queryParams"])
+        .iter()
+        .map(|it| Some((it["name"].as_str()?.to_owned(), it["value"].as_str()?.to_owned())));
+    Some(Match { path, method, headers, query: query.collect::<Option<_>>()? })
 }
 
 /// `500ms`, `1m30s`, as the Gateway API writes durations.
@@ -619,7 +667,8 @@ mod tests {
     }
 
     fn compiled(all: &[Vec<Arc<Value>>; 4], previous: &Table) -> (Table, Vec<Finding>) {
-        let objects = Objects { gateways: &all[0], routes: &all[1], services: &all[2], slices: &all[3] };
+        let objects =
+            Objects { gateways: &all[0], routes: &all[1], services: &all[2], slices: &all[3], grants: &[] };
         compile(objects, &Metrics::default(), previous)
     }
 
@@ -627,7 +676,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-beta", HeaderValue::from_static("1"));
         let headers = if path.ends_with("beta") { headers } else { HeaderMap::new() };
-        let rule = table.find(host, path, &Method::GET, &headers)?;
+        let rule = table.find(host, &path.parse().unwrap(), &Method::GET, &headers)?;
         Some(rule.next()?.service.to_str().unwrap().to_owned())
     }
 
@@ -693,7 +742,7 @@ mod tests {
         ]));
         let (table, findings) = compiled(&all, &Table::default());
         let target = |path: &str| {
-            let rule = table.find("a.test", path, &Method::GET, &HeaderMap::new()).unwrap();
+            let rule = table.find("a.test", &path.parse().unwrap(), &Method::GET, &HeaderMap::new()).unwrap();
             [rule.next().unwrap().backend.is_some(), rule.next().map(|it| it.backend.is_some()).unwrap()]
         };
         assert_eq!(target("/old"), [false, false]);
