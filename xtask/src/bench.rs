@@ -6,6 +6,7 @@
 //! what it does not say, is in `docs/benchmarks.md`.
 
 mod build;
+mod cluster;
 mod container;
 mod daemon;
 mod footprint;
@@ -27,6 +28,7 @@ const BENCHES: &[(&str, fn(&mut Bench) -> Result<Vec<Line>>)] = &[
     ("size", footprint::size),
     ("container", container::run),
     ("gateway", gateway::run),
+    ("cluster", cluster::run),
     ("build", build::run),
     ("loop", push_to_live::run),
     ("memory", footprint::memory),
