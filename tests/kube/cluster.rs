@@ -27,6 +27,14 @@ pub struct Cluster {
 static CLUSTER: OnceLock<Cluster> = OnceLock::new();
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
+impl Cluster {
+    /// Where routes are served: `http://127.0.0.1:8080`.
+    pub fn gateway(&self) -> String {
+        let daemon = self.daemon.lock().unwrap_or_else(|it| it.into_inner());
+        daemon.as_ref().unwrap().endpoints["gateway"].as_str().unwrap().to_string()
+    }
+}
+
 /// The daemon that all scenarios share; the first to ask starts it.
 pub fn cluster() -> &'static Cluster {
     CLUSTER.get_or_init(|| {
