@@ -52,7 +52,7 @@ pub struct Options {
     /// The same limit in bytes of JSON, so that large objects do not multiply memory. In memory an
     /// object takes about five times its JSON.
     pub ring_bytes_max: usize,
-    /// Superseded rows younger than this stay in the file.
+    /// Superseded rows younger than this stay in the file; older changes are also dropped from memory.
     pub history_ms_min: u64,
     /// ... unless there are more rows of history than this.
     pub history_rows_max: u64,
@@ -67,8 +67,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            ring_changes_max: 2048,
-            ring_bytes_max: 1024 * 1024,
+            ring_changes_max: 4096,
+            ring_bytes_max: 4 * 1024 * 1024,
             history_ms_min: 5 * 60 * 1000,
             history_rows_max: 20_000,
             compaction_interval: Duration::from_secs(60),

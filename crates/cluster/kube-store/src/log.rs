@@ -150,6 +150,7 @@ fn load(
     options: &Options,
     in_file: impl Fn(rusqlite::Error) -> OpenError,
 ) -> Result<Memory, OpenError> {
+    let loaded_ms = crate::writer::now_ms();
     let mut memory = Memory::new(options.ring_changes_max, options.ring_bytes_max);
     let last: i64 =
         file.query_row("SELECT coalesce(max(rev), 0) FROM log", [], |row| row.get(0)).map_err(&in_file)?;
@@ -204,7 +205,7 @@ fn load(
             // Compaction has been here: history before this row is not complete.
             memory.forget_ring(revision - 1);
         }
-        memory.apply(Change { revision, key: row.key, deleted, value, previous }, bytes);
+        memory.apply(Change { revision, key: row.key, deleted, value, previous }, bytes, loaded_ms);
         if previous_is_gone {
             memory.forget_ring(revision);
         }

@@ -11,7 +11,8 @@ use crate::{Change, Entry, RevisionError, Snapshot};
 pub(crate) struct Memory {
     pub revision: u64,
     latest: BTreeMap<Arc<str>, (u64, Arc<Value>)>,
-    ring: VecDeque<(Arc<Change>, usize)>,
+    /// With its size in bytes, and when it came (ms).
+    ring: VecDeque<(Arc<Change>, usize, u64)>,
     ring_bytes: usize,
     /// Every change after this revision is in the ring.
     ring_floor: u64,
@@ -49,7 +50,7 @@ impl Memory {
         self.ring_floor = revision;
     }
 
-    pub fn apply(&mut self, change: Change, bytes: usize) {
+    pub fn apply(&mut self, change: Change, bytes: usize, at_ms: u64) {
         debug_assert!(change.revision > self.revision, "revisions only grow");
         self.revision = change.revision;
         if change.deleted {
@@ -57,13 +58,27 @@ impl Memory {
         } else {
             self.latest.insert(change.key.clone(), (change.revision, change.value.clone()));
         }
-        self.ring.push_back((Arc::new(change), bytes));
+        self.ring.push_back((Arc::new(change), bytes, at_ms));
         self.ring_bytes += bytes;
         while self.ring.len() > self.ring_changes_max || self.ring_bytes > self.ring_bytes_max {
-            let Some((oldest, bytes)) = self.ring.pop_front() else { break };
-            self.ring_bytes -= bytes;
-            self.ring_floor = oldest.revision;
+            if !self.forget_oldest() {
+                break;
+            }
         }
+    }
+
+    /// Drops history from before that time: nobody asks for it any more, and it takes memory.
+    pub fn forget_before(&mut self, at_ms: u64) {
+        while self.ring.front().is_some_and(|(_, _, came)| *came < at_ms) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let Some((oldest, bytes, _)) = self.ring.pop_front() else { return false };
+        self.ring_bytes -= bytes;
+        self.ring_floor = oldest.revision;
+        true
     }
 
     pub fn get(&self, key: &str) -> Option<Entry> {
@@ -90,7 +105,7 @@ impl Memory {
         self.check(revision)?;
         let mut state: BTreeMap<Arc<str>, Arc<Value>> =
             self.list(prefix).items.into_iter().map(|entry| (entry.key, entry.value)).collect();
-        for (change, _) in self.ring.iter().rev() {
+        for (change, _, _) in self.ring.iter().rev() {
             if change.revision <= revision {
                 break;
             }
@@ -127,9 +142,9 @@ impl Memory {
         max: usize,
     ) -> Result<(Vec<Arc<Change>>, u64), RevisionError> {
         self.check(cursor)?;
-        let start = self.ring.partition_point(|(change, _)| change.revision <= cursor);
+        let start = self.ring.partition_point(|(change, _, _)| change.revision <= cursor);
         let mut found = Vec::new();
-        for (change, _) in self.ring.range(start..) {
+        for (change, _, _) in self.ring.range(start..) {
             if change.key.starts_with(prefix) {
                 found.push(change.clone());
                 if found.len() == max {

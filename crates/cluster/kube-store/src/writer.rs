@@ -121,7 +121,7 @@ impl Writer {
         }
         match result {
             Ok(()) => {
-                self.publish(pending);
+                self.publish(pending, at);
                 self.reserve.restore_when_due();
             }
             Err(Failure::DiskFull) => {
@@ -139,7 +139,7 @@ impl Writer {
         }
     }
 
-    fn publish(&mut self, pending: Vec<Pending>) {
+    fn publish(&mut self, pending: Vec<Pending>, at: u64) {
         let mut answers = Vec::with_capacity(pending.len());
         let revision = {
             let mut memory =
@@ -147,7 +147,7 @@ impl Writer {
             for (answer, change, bytes) in pending {
                 let entry =
                     Entry { key: change.key.clone(), revision: change.revision, value: change.value.clone() };
-                memory.apply(change, bytes);
+                memory.apply(change, bytes, at);
                 answers.push((answer, entry));
             }
             memory.revision
@@ -165,6 +165,10 @@ impl Writer {
         }
         self.compacted_at = Instant::now();
         let before_ms = now_ms().saturating_sub(self.options.history_ms_min);
+        self.memory
+            .write()
+            .expect("no code panics while it holds the lock of the memory")
+            .forget_before(before_ms);
         match self.log.compact(before_ms, self.options.history_rows_max) {
             Ok(removed) => tracing::debug!(removed, "compacted the object log"),
             Err(Failure::DiskFull) => tracing::warn!("the disk is full, the object log is not compacted"),
@@ -192,6 +196,6 @@ pub(crate) fn encode(value: &Value) -> String {
     value.to_string()
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
 }
