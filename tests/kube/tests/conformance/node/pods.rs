@@ -220,8 +220,56 @@ fn exec_over_websockets(case: &Case) {
     assert_eq!((failed.status.code(), failed.stderr.starts_with(b"bad\n")), (Some(7), true));
 }
 
+fn runtime_class(case: &Case, overhead: Option<Value>) -> String {
+    let name = case.unique("class");
+    let mut class = json!({"metadata": {"name": name}, "handler": "runc"});
+    if let Some(overhead) = overhead {
+        class["overhead"] = json!({"podFixed": overhead});
+    }
+    case.create(CLASSES, &class);
+    name
+}
+
+const CLASSES: &str = "/apis/node.k8s.io/v1/runtimeclasses";
+
+fn of_class(case: &Case, class: &str) -> Value {
+    let mut pod = case.pod("classy", "echo ran");
+    pod["spec"]["runtimeClassName"] = json!(class);
+    pod
+}
+
+fn class(overhead: Option<Value>) -> impl Fn(&Case) {
+    move |case| {
+        let class = runtime_class(case, overhead.clone());
+        assert_eq!(case.output_of(&of_class(case, &class)), "ran\n");
+        let pod = case.get(&at(case, "classy"));
+        assert_eq!(pod["spec"]["overhead"], json!(overhead));
+        case.delete(&format!("{CLASSES}/{class}"));
+    }
+}
+
+fn config_map_update(case: &Case) {
+    let path = case.path("v1", "configmaps");
+    case.create(&path, &json!({"metadata": {"name": "it"}, "data": {"data": "value"}}));
+    let changed = json!({"metadata": {"name": "it"}, "data": {"data": "changed", "more": "x"}});
+    case.replace(&format!("{path}/it"), &changed);
+    assert_eq!(case.get(&format!("{path}/it"))["data"], changed["data"]);
+}
+
 pub fn all() -> Vec<Scenario> {
     vec![
+        node(
+            "[sig-node] ConfigMap should update ConfigMap successfully [NodeConformance] [Conformance]",
+            config_map_update,
+        ),
+        node(
+            "[sig-node] RuntimeClass should schedule a Pod requesting a RuntimeClass and initialize its Overhead [NodeConformance] [Conformance]",
+            class(Some(json!({"cpu": "10m", "memory": "1Mi"}))),
+        ),
+        node(
+            "[sig-node] RuntimeClass should schedule a Pod requesting a RuntimeClass without PodOverhead [NodeConformance] [Conformance]",
+            class(None),
+        ),
         node(
             "[sig-node] Kubelet when scheduling a busybox command in a pod should print the output to logs [NodeConformance] [Conformance]",
             logs,
