@@ -514,7 +514,8 @@ impl Round<'_> {
         status.insert("terminating".into(), json!(self.terminating.len() as i64 + removed));
         for (field, count) in [
             ("active", self.active.len() as i64 - removed + if over { 0 } else { created }),
-            ("succeeded", self.succeeded),
+            // Two pods of one index are one success.
+            ("succeeded", if self.is_indexed() { self.completed.len() as i64 } else { self.succeeded }),
             ("failed", self.failed),
         ] {
             match count {
