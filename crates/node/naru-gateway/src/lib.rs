@@ -24,6 +24,7 @@ mod ingress;
 mod metrics;
 mod pool;
 mod proxy;
+mod rules;
 mod status;
 mod table;
 

@@ -6,6 +6,7 @@
 use crate::GATEWAY_CLASS;
 use crate::filters::{self, Filters};
 use crate::metrics::{Metrics, Series};
+use crate::rules::{Match, attach, duration, read_match, schedule, unsupported_in};
 use crate::status::Finding;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde_json::Value;
@@ -15,8 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Longest schedule: weights are kept exact up to this sum and to a hundredth of a per cent beyond.
-const SCHEDULE_MAX: u64 = 10_000;
 pub const WEIGHT_MAX: u64 = 1_000_000; // by the Gateway API
 
 /// The objects that a table is made of.
@@ -61,7 +60,7 @@ pub struct Rule {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum PathMatch {
+pub enum PathMatch {
     Exact(String),
     Prefix(String),
 }
@@ -258,7 +257,7 @@ fn namespace_of(object: &Value) -> &str {
 fn age_of(object: &Value) -> String {
     object["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned()
 }
-fn items(value: &Value) -> &[Value] {
+pub fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 fn find<'a>(objects: &'a [Arc<Value>], namespace: &str, name: &str) -> Option<&'a Arc<Value>> {
@@ -457,178 +456,10 @@ impl Builder<'_> {
     }
 }
 
-/// The host names under which a route is served by a Gateway: both sides must want them. An empty name is
-/// any. The error is a reason of the Gateway API.
-fn attach(
-    gateway: &Value,
-    parent: &Value,
-    wanted: &[&str],
-    is_same_namespace: bool,
-) -> Result<Vec<String>, &'static str> {
-    let listeners = items(&gateway["spec"]["listeners"]).iter().filter(|listener| {
-        let section = parent["sectionName"].as_str();
-        let port = parent["port"].as_u64();
-        section.is_none_or(|it| listener["name"] == it)
-            && port.is_none_or(|it| listener["port"].as_u64() == Some(it))
-            && listener["protocol"] == "HTTP"
-    });
-    let listeners: Vec<&Value> = listeners.collect();
-    if listeners.is_empty() {
-        return Err("NoMatchingParent");
-    }
-    let allowed = listeners
-        .into_iter()
-        .filter(|it| is_same_namespace || it["allowedRoutes"]["namespaces"]["from"] == "All");
-    let allowed: Vec<&Value> = allowed.collect();
-    if allowed.is_empty() {
-        return Err("NotAllowedByListeners");
-    }
-    let mut names = Vec::new();
-    for listener in allowed {
-        let own = listener["hostname"].as_str().unwrap_or_default();
-        if wanted.is_empty() {
-            names.push(own.to_ascii_lowercase());
-        }
-        names.extend(wanted.iter().filter_map(|it| intersect(own, it)));
-    }
-    if names.is_empty() { Err("NoMatchingListenerHostname") } else { Ok(names) }
-}
-
-/// The narrower of two host names, if one contains the other.
-fn intersect(a: &str, b: &str) -> Option<String> {
-    let (a, b) = (a.to_ascii_lowercase(), b.to_ascii_lowercase());
-    let contains = |wide: &str, narrow: &str| {
-        wide.is_empty()
-            || wide == narrow
-            || wide.strip_prefix('*').is_some_and(|suffix| {
-                let narrow = narrow.strip_prefix('*').unwrap_or(narrow);
-                narrow.len() > suffix.len() && narrow.ends_with(suffix)
-            })
-    };
-    if contains(&a, &b) {
-        Some(b)
-    } else if contains(&b, &a) {
-        Some(a)
-    } else {
-        None
-    }
-}
-
-/// What of a rule changes its meaning and is not implemented.
-fn unsupported_in(rule: &Value) -> Option<String> {
-    if rule.get("sessionPersistence").is_some() {
-        return Some("sessionPersistence is not supported".into());
-    }
-    if items(&rule["backendRefs"]).iter().any(|it| !items(&it["filters"]).is_empty()) {
-        return Some("filters of a backend are not supported".into());
-    }
-    if let Some(text) = rule["timeouts"]["request"].as_str()
-        && duration(text).is_none()
-    {
-        return Some(format!("`{text}` is not a duration"));
-    }
-    items(&rule["matches"]).iter().find_map(|it| {
-        let is_exact = |it: &Value| matches!(it["type"].as_str(), None | Some("Exact"));
-        if items(&it["queryParams"]).iter().any(|it| !is_exact(it)) {
-            return Some("matching query parameters other than exactly is not supported".into());
-        }
-        let kind = it["path"]["type"].as_str().unwrap_or("PathPrefix");
-        if !matches!(kind, "PathPrefix" | "Exact") {
-            return Some(format!("matching paths by {kind} is not supported"));
-        }
-        let header =
-            items(&it["headers"]).iter().find(|it| !matches!(it["type"].as_str(), None | Some("Exact")));
-        header.map(|it| {
-            format!("matching headers by {} is not supported", it["type"].as_str().unwrap_or_default())
-        })
-    })
-}
-
-struct Match {
-    path: PathMatch,
-    method: Option<Method>,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    query: Vec<(String, String)>,
-}
-
-/// None for a match that can never be true. Where something is unsupported the path still counts, so that
-/// its share of requests gets the 500 and nobody else's answer.
-fn read_match(it: &Value) -> Option<Match> {
-    let value = it["path"]["value"].as_str().unwrap_or("/").to_owned();
-    let path = match it["path"]["type"].as_str() {
-        Some("Exact") => PathMatch::Exact(value),
-        _ if value == "/" => PathMatch::Prefix(value),
-        _ => PathMatch::Prefix(value.trim_end_matches('/').to_owned()),
-    };
-    let method = match it["method"].as_str() {
-        Some(name) => Some(Method::from_bytes(name.as_bytes()).ok()?),
-        None => None,
-    };
-    let mut headers = Vec::new();
-    for header in items(&it["headers"]) {
-        let name = HeaderName::from_bytes(header["name"].as_str()?.as_bytes()).ok()?;
-        headers.push((name, HeaderValue::from_str(header["value"].as_str()?).ok()?));
-    }
-    let query = items(&it["queryParams"])
-        .iter()
-        .map(|it| Some((it["name"].as_str()?.to_owned(), it["value"].as_str()?.to_owned())));
-    Some(Match { path, method, headers, query: query.collect::<Option<_>>()? })
-}
-
-/// `500ms`, `1m30s`, as the Gateway API writes durations.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|it: char| !it.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        let end = rest[digits..].find(|it: char| it.is_ascii_digit()).map_or(rest.len(), |it| it + digits);
-        total += match &rest[digits..end] {
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "s" => Duration::from_secs(number),
-            "ms" => Duration::from_millis(number),
-            _ => return None,
-        };
-        rest = &rest[end..];
-    }
-    (!text.is_empty()).then_some(total)
-}
-
-/// Turns of a smooth weighted round robin: after every full round each index came exactly as often as its
-/// weight says, and as evenly as possible on the way.
-pub fn schedule(weights: &[u64]) -> Box<[u16]> {
-    let divisor = weights.iter().copied().fold(0, gcd).max(1);
-    let mut weights: Vec<u64> = weights.iter().map(|it| it / divisor).collect();
-    let sum: u64 = weights.iter().sum();
-    if sum > SCHEDULE_MAX {
-        for it in &mut weights {
-            // A share that is not zero stays.
-            *it = if *it == 0 { 0 } else { (*it * SCHEDULE_MAX / sum).max(1) };
-        }
-    }
-    let sum = i64::try_from(weights.iter().sum::<u64>()).unwrap_or(0);
-    let mut current = vec![0i64; weights.len()];
-    (0..sum)
-        .map(|_| {
-            for (value, weight) in current.iter_mut().zip(&weights) {
-                *value += *weight as i64;
-            }
-            let best =
-                (0..current.len()).max_by_key(|it| (current[*it], std::cmp::Reverse(*it))).unwrap_or(0);
-            current[best] -= sum;
-            best as u16
-        })
-        .collect()
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::intersect;
     use serde_json::json;
 
     #[test]
