@@ -1,11 +1,12 @@
 //! The end of containers of objects: a namespace that is deleted is emptied first (pods before the
 //! rest), a declared kind takes its objects with it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube_kinds::strategy::{CRD_CLEANUP, Propagation};
-use kube_kinds::{Kind, is_deleting, list, name, namespace, parse_key, text, uid};
+use kube_kinds::{Kind, is_deleting, list, name, namespace, parse_key, text, time, uid};
 use serde_json::{Value, json};
 
 use crate::action::{Action, Plan, kind};
@@ -32,7 +33,7 @@ impl Controller for Cleanup {
         containers.into_iter().filter(|key| leaves(key)).collect()
     }
 
-    fn plan(&self, key: &str, view: &View<'_>, _: Timestamp) -> Plan {
+    fn plan(&self, key: &str, view: &View<'_>, now: Timestamp) -> Plan {
         let Some(entry) = view.objects.store().get(key).filter(|it| is_deleting(&it.value)) else {
             return Plan::default();
         };
@@ -41,7 +42,7 @@ impl Controller for Cleanup {
         if key.starts_with(NAMESPACES) {
             let all = view.objects.store().list("").items.into_iter();
             let inside = all.filter(|it| parse_key(&it.key).is_some_and(|it| it.2 == name(&entry.value)));
-            return empty_namespace(&entry.value, &inside.filter_map(with_kind).collect::<Vec<_>>());
+            return empty_namespace(&entry.value, &inside.filter_map(with_kind).collect::<Vec<_>>(), now);
         }
         let prefix =
             format!("{}/{}/", text(&entry.value, "/spec/group"), text(&entry.value, "/spec/names/plural"));
@@ -52,12 +53,17 @@ impl Controller for Cleanup {
 
 type Inside = [(Arc<Kind>, Arc<Value>)];
 
-/// Pods first: what they use must outlive them.
-pub fn empty_namespace(namespace: &Arc<Value>, inside: &Inside) -> Plan {
+/// The finalizer that stands for the content of a namespace; others are other people's.
+const CONTENT: &str = "kubernetes";
+
+/// Pods first: what they use must outlive them. What holds the namespace up is told in its conditions.
+pub fn empty_namespace(namespace: &Arc<Value>, inside: &Inside, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     if inside.is_empty() {
-        if !list(namespace, "/spec/finalizers").is_empty() {
-            plan.push(change(&kind("", "Namespace"), namespace, json!({"spec": {"finalizers": []}})));
+        let finalizers = list(namespace, "/spec/finalizers");
+        if finalizers.iter().any(|it| it == CONTENT) {
+            let left: Vec<&Value> = finalizers.iter().filter(|it| *it != CONTENT).collect();
+            plan.push(change(&kind("", "Namespace"), namespace, json!({"spec": {"finalizers": left}})));
         }
         return plan;
     }
@@ -65,7 +71,51 @@ pub fn empty_namespace(namespace: &Arc<Value>, inside: &Inside) -> Plan {
     for (kind, object) in inside.iter().filter(|(kind, _)| kind.is_pod() == has_pods) {
         remove(&mut plan, kind, object);
     }
+    if plan.actions.is_empty() {
+        // Everything has been asked to go, and does not.
+        let status = told(namespace, inside, now);
+        if namespace["status"] != status {
+            plan.status(&kind("", "Namespace"), namespace, status);
+        }
+    }
     plan
+}
+
+/// The status of a namespace that is held up by what is in it.
+fn told(namespace: &Value, inside: &Inside, now: Timestamp) -> Value {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    let mut finalizers: BTreeMap<&str, usize> = BTreeMap::new();
+    for (kind, object) in inside {
+        *kinds.entry(kind.resource()).or_default() += 1;
+        for finalizer in list(object, "/metadata/finalizers") {
+            *finalizers.entry(finalizer.as_str().unwrap_or("")).or_default() += 1;
+        }
+    }
+    let all: Vec<String> =
+        kinds.iter().map(|(kind, count)| format!("{kind} has {count} resource instances")).collect();
+    let held: Vec<String> =
+        finalizers.iter().map(|(it, count)| format!("{it} in {count} resource instances")).collect();
+    let mut object = namespace.clone();
+    let mut tell = |kind: &str, truth: bool, reason: &str, message: String| {
+        let status = if truth { "True" } else { "False" };
+        let old = kube_kinds::condition(&object, kind).filter(|it| it["status"] == status);
+        let since = old.map_or_else(|| json!(time::format(now)), |it| it["lastTransitionTime"].clone());
+        let condition = json!({"type": kind, "status": status, "lastTransitionTime": since,
+            "reason": reason, "message": message});
+        kube_objects::set_condition(&mut object, condition);
+    };
+    let fine = "All resources successfully discovered";
+    tell("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", fine.into());
+    let fine = "All content successfully deleted, may be waiting on finalization";
+    tell("NamespaceDeletionContentFailure", false, "ContentDeleted", fine.into());
+    let message = format!("Some resources are remaining: {}", all.join(", "));
+    tell("NamespaceContentRemaining", true, "SomeResourcesRemain", message);
+    let message = match held.is_empty() {
+        true => "All content-preserving finalizers finished".to_string(),
+        false => format!("Some content in the namespace has finalizers remaining: {}", held.join(", ")),
+    };
+    tell("NamespaceFinalizersRemaining", !held.is_empty(), "SomeFinalizersRemain", message);
+    object["status"].take()
 }
 
 pub fn empty_definition(definition: &Arc<Value>, inside: &Inside) -> Plan {

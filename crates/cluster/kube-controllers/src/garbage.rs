@@ -55,6 +55,7 @@ impl Controller for GarbageCollector {
         let dependents: Vec<(Arc<Kind>, Arc<Value>)> = match needs_dependents {
             true => dependents(view, uid(&object))
                 .into_iter()
+                .filter(|(_, it)| !waits_for(view, it, uid(&object)))
                 .filter_map(|(key, object)| view.registry.at_key(&key).map(|kind| (kind, object)))
                 .collect(),
             false => Vec::new(),
@@ -87,9 +88,7 @@ fn owner_state(view: &View<'_>, reference: &Value, dependent: &Value) -> OwnerSt
     let Some(key) = owner_key(view, reference, namespace(dependent)) else { return OwnerState::Present };
     match view.objects.store().get(&key) {
         Some(owner) if uid(&owner.value) == text(reference, "/uid") => {
-            let waits = is_deleting(&owner.value)
-                && list(&owner.value, "/metadata/finalizers").iter().any(|it| it == FOREGROUND)
-                && reference["blockOwnerDeletion"] == true;
+            let waits = is_waiting(&owner.value) && reference["blockOwnerDeletion"] == true;
             if waits { OwnerState::Waiting } else { OwnerState::Present }
         }
         _ => OwnerState::Absent,
@@ -104,6 +103,30 @@ fn dependents(view: &View<'_>, owner: &str) -> Vec<(String, Arc<Value>)> {
     all.filter(|it| list(&it.value, "/metadata/ownerReferences").iter().any(|it| it["uid"] == owner))
         .map(|it| (it.key.to_string(), it.value))
         .collect()
+}
+
+/// Whether an object on its way out waits, through its dependents, for the object with that uid: then
+/// that one must not wait for it in turn.
+fn waits_for(view: &View<'_>, object: &Value, target: &str) -> bool {
+    let mut known: Vec<String> = Vec::new();
+    let mut next = vec![(uid(object).to_string(), is_waiting(object))];
+    while let Some((owner, waits)) = next.pop() {
+        if !waits || known.contains(&owner) {
+            continue;
+        }
+        for (_, dependent) in dependents(view, &owner) {
+            if uid(&dependent) == target {
+                return true;
+            }
+            next.push((uid(&dependent).to_string(), is_waiting(&dependent)));
+        }
+        known.push(owner);
+    }
+    false
+}
+
+fn is_waiting(object: &Value) -> bool {
+    is_deleting(object) && list(object, "/metadata/finalizers").iter().any(|it| it == FOREGROUND)
 }
 
 /// What to do about one object, given its owners and its dependents.
