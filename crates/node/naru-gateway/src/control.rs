@@ -96,13 +96,23 @@ pub async fn run(client: Client, shared: Arc<Shared>, address: String, shutdown:
             }
         }
         for gateway in gateways.iter().filter(|it| it["spec"]["gatewayClassName"] == GATEWAY_CLASS) {
-            let name = naru_objects::name_of(gateway);
-            let is_parent = |it: &&status::Finding| {
-                it.parents.iter().any(|(parent, refused)| refused.is_none() && parent["name"] == name)
+            let (name, place) = (naru_objects::name_of(gateway), &gateway["metadata"]["namespace"]);
+            // Routes that a listener takes: all that name the Gateway, or those that name the listener.
+            let attached = |listener: &str| {
+                let takes = |(parent, refused): &(Value, Option<&str>), route: &Value| {
+                    let home = if parent["namespace"].is_null() {
+                        &route["metadata"]["namespace"]
+                    } else {
+                        &parent["namespace"]
+                    };
+                    refused.is_none()
+                        && parent["name"] == name
+                        && home == place
+                        && parent["sectionName"].as_str().is_none_or(|it| it == listener)
+                };
+                findings.iter().filter(|it| it.parents.iter().any(|parent| takes(parent, &it.route))).count()
             };
-            if let Some(status) =
-                status::plan_gateway(gateway, findings.iter().filter(is_parent).count(), &now)
-            {
+            if let Some(status) = status::plan_gateway(gateway, attached, &address, &now) {
                 write(&client, &kinds::GATEWAY, gateway, status).await;
             }
         }

@@ -66,8 +66,14 @@ pub fn plan(finding: &Finding, now: &str) -> Option<Value> {
     (parents != existing).then(|| json!(parents))
 }
 
-/// A Gateway's new status, or `None` if it says the same already.
-pub fn plan_gateway(gateway: &Value, attached_routes: usize, now: &str) -> Option<Value> {
+/// A Gateway's new status, or `None` if it says the same already. `attached` counts the routes that a
+/// listener takes, by its name; `address` is where the gateway is reached.
+pub fn plan_gateway(
+    gateway: &Value,
+    attached: impl Fn(&str) -> usize,
+    address: &str,
+    now: &str,
+) -> Option<Value> {
     let generation = gateway["metadata"]["generation"].as_i64().unwrap_or(0);
     let before = &gateway["status"];
     let conditions = |before: &Value, kinds: &[(&str, bool, &str, &str)]| -> Vec<Value> {
@@ -103,16 +109,18 @@ pub fn plan_gateway(gateway: &Value, attached_routes: usize, now: &str) -> Optio
                 ],
             };
             json!({
-                "name": listener["name"], "attachedRoutes": if is_http { attached_routes } else { 0 },
+                "name": listener["name"], "attachedRoutes": if is_http { attached(listener["name"].as_str().unwrap_or_default()) } else { 0 },
                 "supportedKinds": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}],
                 "conditions": conditions(&old, &kinds),
             })
         })
         .collect();
     let kinds = [("Accepted", true, "Accepted", ""), ("Programmed", true, "Programmed", "")];
-    let after = json!({"conditions": conditions(&before["conditions"], &kinds), "listeners": listeners});
-    (after["conditions"] != before["conditions"] || after["listeners"] != before["listeners"])
-        .then_some(after)
+    let after = json!({
+        "addresses": [{"type": "IPAddress", "value": address}],
+        "conditions": conditions(&before["conditions"], &kinds), "listeners": listeners,
+    });
+    ["addresses", "conditions", "listeners"].iter().any(|it| after[it] != before[it]).then_some(after)
 }
 
 #[cfg(test)]
@@ -134,6 +142,12 @@ mod tests {
         assert_eq!(plan(&finding, "2026-01-02T00:00:00Z"), None, "nothing has changed");
         finding.unresolved = Some(("BackendNotFound", "there is no Service x".into()));
         let parents = plan(&finding, "2026-01-02T00:00:00Z").unwrap();
+        let gateway = json!({"spec": {"listeners": [
+            {"name": "web", "protocol": "HTTP"}, {"name": "other", "protocol": "HTTP"}]}});
+        let status = plan_gateway(&gateway, |it| usize::from(it == "web"), "192.0.2.1", "now").unwrap();
+        let attached =
+            ["0", "1"].map(|at| status.pointer(&format!("/listeners/{at}/attachedRoutes")).unwrap().clone());
+        assert_eq!((attached, &status["addresses"][0]["value"]), ([json!(1), json!(0)], &json!("192.0.2.1")));
         assert_eq!(parents[0]["conditions"][1]["reason"], "BackendNotFound");
         assert_eq!(parents[0]["conditions"][0]["lastTransitionTime"], "2026-01-01T00:00:00Z");
     }
