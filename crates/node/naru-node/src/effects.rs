@@ -213,11 +213,23 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
     config.cpu_millis_max = container.resources.cpu_millis_max;
     config.cpu_millis_request = container.resources.cpu_millis_request;
     config.log = Some(log_path(&directory, &container.name, job.attempt));
+    config.pids_of = target_of(job)?;
     config.stdin = container.stdin;
     config.stdin_once = container.stdin_once;
     config.terminal = container.tty;
     config.out_of_memory_score = Some(out_of_memory_score(pod, container, shared.machine.memory_bytes));
     Ok(config)
+}
+
+/// The shim's name for the container whose processes an ephemeral one looks at.
+fn target_of(job: &StartJob) -> Result<Option<String>, String> {
+    // Where all share their processes already there is nothing to do.
+    let shared = job.pod.share_pids || job.pod.host_pids;
+    let Some(target) = job.container.target.as_deref().filter(|_| !shared) else { return Ok(None) };
+    let view = job.shared.view(&job.pod.uid);
+    let running = view.as_ref().and_then(|view| view.container(target)).filter(|it| it.running);
+    let running = running.ok_or_else(|| format!("target container {target} is not running"))?;
+    Ok(Some(container_id(target, running.attempt)))
 }
 
 /// What the pod as a whole may use, where it says so.

@@ -237,7 +237,11 @@ pub struct Limits {
 
 /// Changes the limits of a group that exists. An error may leave some of them changed; doing it again is safe.
 pub fn set_limits(group: &str, limits: &Limits) -> std::io::Result<()> {
-    for hierarchy in hierarchies() {
+    set_limits_in(&hierarchies(), group, limits)
+}
+
+fn set_limits_in(hierarchies: &[Hierarchy], group: &str, limits: &Limits) -> std::io::Result<()> {
+    for hierarchy in hierarchies {
         let path = hierarchy.path(group);
         if !path.exists() {
             continue;
@@ -304,6 +308,44 @@ pub(crate) fn is_unified() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_written_in_the_words_of_either_version() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |name: &str, files: &[&str]| {
+            let mount = root.path().join(name);
+            fs::create_dir_all(mount.join("naru/c")).unwrap();
+            for file in files {
+                fs::write(mount.join("naru/c").join(file), "").unwrap();
+            }
+            mount
+        };
+        let unified = make("v2", &["memory.max", "cpu.max", "cpu.weight"]);
+        let memory = make("memory", &["memory.limit_in_bytes"]);
+        let cpu = make("cpu", &["cpu.cfs_quota_us", "cpu.shares"]);
+        let hierarchies = [
+            Hierarchy { mount: unified, controllers: None },
+            Hierarchy { mount: memory, controllers: Some(vec!["memory".into()]) },
+            Hierarchy { mount: cpu, controllers: Some(vec!["cpu".into(), "cpuacct".into()]) },
+        ];
+        let read = |name: &str| fs::read_to_string(root.path().join(name)).unwrap();
+        let limits = Limits {
+            memory_bytes_max: Some(64 << 20),
+            cpu_millis_max: Some(500),
+            cpu_millis_request: Some(1000),
+        };
+        set_limits_in(&hierarchies, "/naru/c", &limits).unwrap();
+        assert_eq!(read("v2/naru/c/memory.max"), "67108864");
+        assert_eq!(read("v2/naru/c/cpu.max"), "50000 100000");
+        assert_eq!(read("v2/naru/c/cpu.weight"), "39");
+        assert_eq!(read("memory/naru/c/memory.limit_in_bytes"), "67108864");
+        assert_eq!(read("cpu/naru/c/cpu.cfs_quota_us"), "50000");
+        assert_eq!(read("cpu/naru/c/cpu.shares"), "1024");
+        set_limits_in(&hierarchies, "/naru/c", &Limits::default()).unwrap();
+        assert_eq!(read("v2/naru/c/memory.max"), "max");
+        assert_eq!(read("v2/naru/c/cpu.max"), "max 100000");
+        assert_eq!(read("cpu/naru/c/cpu.cfs_quota_us"), "-1");
+    }
 
     #[test]
     fn reads_v1_v2_and_hybrid_layouts() {

@@ -209,6 +209,9 @@ pub struct ContainerConfig {
     /// The input ends with the first attachment that wrote to it.
     #[serde(default)]
     pub stdin_once: bool,
+    /// See the processes of this running container, and be seen by them.
+    #[serde(default)]
+    pub pids_of: Option<String>,
     /// A pseudo terminal for standard streams.
     #[serde(default)]
     pub terminal: bool,
@@ -246,6 +249,7 @@ impl ContainerConfig {
             out_of_memory_score: None,
             stdin: false,
             stdin_once: false,
+            pids_of: None,
             terminal: false,
         }
     }

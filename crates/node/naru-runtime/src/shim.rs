@@ -377,6 +377,13 @@ impl Shim {
         }
         fs::create_dir_all(&directory)
             .map_err(|error| other(format!("cannot make the container's directory: {error}")))?;
+        let pids_of = match &config.pids_of {
+            None => self.pause,
+            Some(target) => match self.containers.get(target).map(|container| &container.phase) {
+                Some(Phase::Running(started)) => Some(started.pid),
+                _ => return Err(other(format!("container {target} does not run"))),
+            },
+        };
         let pipe = || std::io::pipe().map_err(|error| other(format!("cannot make a pipe: {error}")));
         let (answer, tell) = pipe()?;
         let (out_read, out_write) = pipe()?;
@@ -410,12 +417,11 @@ impl Shim {
                 let stdio = Stdio { stdin, stdout: out_write.into(), stderr: error_write.into() };
                 let parent = std::os::unix::process::parent_id();
                 // Panics must not unwind into the shim's loop in the wrong process.
-                let result = std::panic::catch_unwind(|| {
-                    start::start(&self.config, parent, self.pause, config, stdio)
-                })
-                .unwrap_or_else(|_| {
-                    Err(other("starting the container panicked; this is a bug in Naru".to_owned()))
-                });
+                let result =
+                    std::panic::catch_unwind(|| start::start(&self.config, parent, pids_of, config, stdio))
+                        .unwrap_or_else(|_| {
+                            Err(other("starting the container panicked; this is a bug in Naru".to_owned()))
+                        });
                 let response = match result {
                     Ok(started) => Response::Started(started),
                     Err(failure) => Response::Failed(failure),

@@ -45,7 +45,7 @@ pub struct Stdio {
 pub fn start(
     sandbox: &SandboxConfig,
     shim_pid: u32,
-    pause: Option<i32>,
+    pids_of: Option<i32>,
     config: &ContainerConfig,
     stdio: Stdio,
 ) -> Result<Started, StartFailure> {
@@ -82,7 +82,7 @@ pub fn start(
     let around = Surroundings {
         namespace_pid: shim_pid,
         capability_bits: sys::bounding_capabilities(),
-        pids_of: pause.map(i32::unsigned_abs),
+        pids_of: pids_of.map(i32::unsigned_abs),
         devices: if config.privileged { host_devices(Path::new("/dev")) } else { Vec::new() },
         user,
         read_only_binds: &read_only_binds,

@@ -60,6 +60,8 @@ pub struct DesiredContainer {
     pub stop_signal: Option<String>,
     pub message_path: String,
     pub message_policy: MessagePolicy,
+    /// An ephemeral container looks at this one's processes.
+    pub target: Option<String>,
     pub stdin: bool,
     pub stdin_once: bool,
     pub tty: bool,
@@ -265,6 +267,7 @@ pub fn lower_container(
             Some("FallbackToLogsOnError") => MessagePolicy::FallbackToLogsOnError,
             _ => MessagePolicy::File,
         },
+        target: some_text(&container["targetContainerName"]),
         stdin: container["stdin"] == true,
         stdin_once: container["stdinOnce"] == true,
         tty: container["tty"] == true,

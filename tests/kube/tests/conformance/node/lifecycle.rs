@@ -156,7 +156,8 @@ fn failing_init_always(case: &Case) {
 }
 
 fn ephemeral(name: &str, case: &Case) -> Value {
-    json!({"name": name, "image": case.cluster.image, "command": ["sleep", "1000"], "stdin": true, "tty": true})
+    json!({"name": name, "image": case.cluster.image, "command": ["sleep", "999"], "stdin": true, "tty": true,
+        "targetContainerName": "main"})
 }
 
 fn add_ephemeral(case: &Case) {
@@ -168,6 +169,8 @@ fn add_ephemeral(case: &Case) {
     case.wait_for("the ephemeral container to run", &at, |it| {
         it["status"]["ephemeralContainerStatuses"][0]["state"]["running"].is_object()
     });
+    let seen = case.kubectl(&["exec", "-c", "debugger", "seen", "--", "cat", "/proc/1/cmdline"]);
+    assert_eq!(String::from_utf8_lossy(&seen.stdout), "sleep\x001000\0", "the target's first process");
     let args = ["exec", "-c", "debugger", "seen", "--", "echo", "marco"];
     let said = case.kubectl(&args);
     assert_eq!(String::from_utf8_lossy(&said.stdout), "marco\n");
