@@ -62,15 +62,15 @@ pub fn create(kind: &Kind, object: Value, birth: &Birth<'_>) -> Result<Value, Fa
         && let Some(fields) = object.as_object_mut()
     {
         fields.remove("status");
-        // Clients with typed models read it at once.
-        if kind.schema.is_none() {
-            fields.insert("status".into(), json!({}));
-        }
     }
     if kind.is_crd() {
         add_finalizer(&mut object, CRD_CLEANUP);
     }
     finish(kind, &mut object);
+    // Clients with typed models read it at once; what a kind begins with is among its defaults.
+    if kind.has_status && kind.schema.is_none() && object["status"].is_null() {
+        object["status"] = json!({});
+    }
     if kind.is_crd() {
         object["status"] = crd::status_of(&object, None, None, &time::format(birth.now));
     }
@@ -538,6 +538,14 @@ mod tests {
         assert_eq!(object["metadata"]["namespace"], "default");
         assert_eq!(object["metadata"]["creationTimestamp"], "2026-01-01T00:00:00Z");
         assert_eq!(object["apiVersion"], "v1");
+    }
+
+    #[test]
+    fn a_new_object_has_the_status_that_its_kind_begins_with() {
+        let namespace = made("", "Namespace", json!({"metadata": {"name": "n"}}));
+        assert_eq!(namespace["status"], json!({"phase": "Active"}));
+        let node = made("", "Node", json!({"metadata": {"name": "n"}, "status": {"phase": "x"}}));
+        assert_eq!(node["status"], json!({}));
     }
 
     #[test]
