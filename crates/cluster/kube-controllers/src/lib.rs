@@ -24,6 +24,7 @@ mod deployment_tests;
 mod disruption;
 mod endpoints;
 mod endpoints_legacy;
+mod ephemeral_volumes;
 mod expiry;
 mod garbage;
 mod harness;
@@ -82,6 +83,7 @@ fn controllers(settings: &Settings) -> Vec<Box<dyn Controller>> {
         Box::new(endpoints::EndpointSlices),
         Box::new(endpoints_legacy::Endpoints),
         Box::new(volumes::Volumes { directory: volumes }),
+        Box::new(ephemeral_volumes::EphemeralVolumes),
         Box::new(node_lifecycle::NodeLifecycle { started: Timestamp::now() }),
         Box::new(service_accounts::ServiceAccounts { cluster_ca }),
         Box::new(quota::Quotas),
