@@ -74,6 +74,8 @@ fn generation(case: &Case) {
             // Only more may be tolerated, so what is there stays.
             true => {
                 let mut pod = case.get(&at(case, "counted"));
+                // The node writes the status at the same time.
+                pod["metadata"]["resourceVersion"] = Value::Null;
                 let tolerations = pod["spec"]["tolerations"].as_array_mut();
                 match tolerations {
                     Some(all) => all.push(change["spec"]["tolerations"][0].clone()),
