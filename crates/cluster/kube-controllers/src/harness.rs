@@ -73,12 +73,14 @@ impl<'a> From<&'a Change> for Touched<'a> {
 struct Queue {
     ready: BTreeSet<String>,
     later: HashMap<String, Instant>,
+    /// The same by time: there are as many as there are events.
+    by_time: BTreeSet<(Instant, String)>,
     failures: HashMap<String, u32>,
 }
 
 impl Queue {
     fn next_at(&self) -> Option<Instant> {
-        self.later.values().min().copied()
+        self.by_time.first().map(|it| it.0)
     }
 
     fn ended(&mut self, controller: &dyn Controller, key: String, result: Result<(), Failure>) {
@@ -90,15 +92,26 @@ impl Queue {
         let wait = (RETRY_FIRST * 2u32.saturating_pow(*count)).min(RETRY_MAX);
         *count += 1;
         tracing::debug!(controller = controller.name(), key, %failure, ?wait, "trying again");
-        self.later.insert(key, Instant::now() + wait);
+        self.look_at(key, Instant::now() + wait);
     }
 
     fn wake(&mut self, now: Instant) {
-        let due: Vec<String> =
-            self.later.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
-        for key in due {
+        while let Some((at, key)) = self.by_time.first().cloned().filter(|it| it.0 <= now) {
+            self.by_time.remove(&(at, key.clone()));
             self.later.remove(&key);
             self.ready.insert(key);
+        }
+    }
+
+    fn look_at(&mut self, key: String, at: Instant) {
+        self.forget_time(&key);
+        self.by_time.insert((at, key.clone()));
+        self.later.insert(key, at);
+    }
+
+    fn forget_time(&mut self, key: &str) {
+        if let Some(at) = self.later.remove(key) {
+            self.by_time.remove(&(at, key.to_string()));
         }
     }
 }
@@ -120,10 +133,10 @@ pub async fn run(controller: Box<dyn Controller>, objects: Objects, shutdown: Ca
             }
             let Some(key) = queue.ready.iter().find(|it| !busy.contains(*it)).cloned() else { break };
             queue.ready.remove(&key);
-            queue.later.remove(&key);
+            queue.forget_time(&key);
             let plan = controller.plan(&key, &view, Timestamp::now());
             if let Some(wait) = plan.again_after {
-                queue.later.insert(key.clone(), Instant::now() + wait);
+                queue.look_at(key.clone(), Instant::now() + wait);
             }
             if plan.actions.is_empty() {
                 queue.failures.remove(&key);
