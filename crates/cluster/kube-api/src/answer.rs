@@ -89,6 +89,27 @@ impl Form {
         }
     }
 
+    /// A list in this form, as JSON text: objects are written as they are, without a copy.
+    pub fn list_text(self, kind: &Kind, objects: &[&Value], metadata: Value) -> String {
+        if self != Form::Object {
+            return self.list(kind, objects, metadata).to_string();
+        }
+        let head = json!({"kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": metadata});
+        let head = head.to_string();
+        // The closing brace comes after the items.
+        let mut text = String::with_capacity(head.len() + 16 + objects.len() * 1024);
+        text.push_str(&head[..head.len() - 1]);
+        text.push_str(",\"items\":[");
+        for (index, object) in objects.iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(&object.to_string());
+        }
+        text.push_str("]}");
+        text
+    }
+
     /// A list in this form.
     pub fn list(self, kind: &Kind, objects: &[&Value], metadata: Value) -> Value {
         match self {

@@ -74,7 +74,8 @@ pub(crate) fn list(call: &Call) -> Result<Response, Failure> {
     }
     let objects: Vec<Arc<Value>> = page.into_iter().map(|it| present(&call.kind, it.value)).collect();
     let objects: Vec<&Value> = objects.iter().map(|it| &**it).collect();
-    Ok(answer::json(200, &form.list(&call.kind, &objects, metadata)))
+    let text = form.list_text(&call.kind, &objects, metadata);
+    Ok(answer::with_type(200, "application/json", Body::from(text)))
 }
 
 fn one(call: &Call, namespace: &str, name: &str) -> Snapshot {
