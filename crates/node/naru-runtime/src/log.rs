@@ -6,11 +6,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FallocateFlags, fallocate};
+
 /// Longest record; a longer line is split into partial ones. The size kubelet's readers expect.
 pub const LINE_BYTES_MAX: usize = 16 * 1024;
 /// Kubernetes' defaults are 10 MiB and 5 files; three bound a container to 30 MiB.
 pub const FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 pub const FILES_MAX: u32 = 3;
+
+/// Set aside for a new file.
+const FIRST_BYTES: i64 = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -50,6 +55,11 @@ impl LogFile {
         }
         let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
         let bytes = file.metadata()?.len();
+        if bytes == 0 {
+            // Room for the first words: a program that has just filled the disk says so here. Where the file
+            // system cannot set room aside, there is none.
+            let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, FIRST_BYTES);
+        }
         Ok(Self { path: path.to_owned(), file, bytes, bytes_max })
     }
 
