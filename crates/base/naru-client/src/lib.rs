@@ -225,9 +225,7 @@ impl Client {
         name: &str,
         status: &Value,
     ) -> Result<Value> {
-        let path = format!("{}/status", kind.path(Some(namespace), Some(name)));
-        let body = bytes_of(&json!({"status": status}));
-        self.send("patch the status of", Method::PATCH, path, "application/merge-patch+json", body).await
+        self.send_status(kind, namespace, name, status, "application/merge-patch+json").await
     }
 
     /// Strategic merge patch of the `status` subresource: lists of named things, such as conditions, are merged.
@@ -238,9 +236,19 @@ impl Client {
         name: &str,
         status: &Value,
     ) -> Result<Value> {
+        self.send_status(kind, namespace, name, status, "application/strategic-merge-patch+json").await
+    }
+
+    async fn send_status(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        status: &Value,
+        content_type: &str,
+    ) -> Result<Value> {
         let path = format!("{}/status", kind.path(Some(namespace), Some(name)));
         let body = bytes_of(&json!({"status": status}));
-        let content_type = "application/strategic-merge-patch+json";
         self.send("patch the status of", Method::PATCH, path, content_type, body).await
     }
 

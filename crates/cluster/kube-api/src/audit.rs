@@ -24,7 +24,6 @@ pub(crate) struct Audit(mpsc::Sender<String>);
 
 /// A request as it came in.
 pub(crate) struct Request {
-    id: String,
     received: jiff::Timestamp,
     method: Method,
     uri: Uri,
@@ -36,7 +35,6 @@ impl Request {
     pub fn new(method: &Method, uri: &Uri, headers: &HeaderMap, asked: Attributes) -> Request {
         let agent = headers.get(header::USER_AGENT).and_then(|it| it.to_str().ok());
         Request {
-            id: uuid::Uuid::new_v4().to_string(),
             received: jiff::Timestamp::now(),
             method: method.clone(),
             uri: uri.clone(),
@@ -59,7 +57,7 @@ impl Request {
         let Attributes { verb, group, resource, namespace, name, .. } = &self.asked;
         let (plural, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let mut line = json!({
-            "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": "Metadata", "auditID": self.id,
+            "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": "Metadata", "auditID": uuid::Uuid::new_v4().to_string(),
             "stage": "ResponseComplete", "requestURI": self.uri.to_string(), "verb": verb,
             "user": user.map(User::to_value).unwrap_or_else(|| json!({})), "sourceIPs": [address],
             "userAgent": self.agent, "responseStatus": {"code": code},

@@ -141,13 +141,12 @@ fn respond(headers: &HeaderMap, content_type: &str, hash: u64, document: Bytes, 
 /// FNV-1a over what a document says about a kind.
 fn mix(hash: u64, kind: &Kind) -> u64 {
     let text = format!(
-        "{FORMAT}/{}/{}/{}/{}/{}/{:?}/{}",
+        "{FORMAT}/{}/{}/{}/{}/{}/{}",
         kind.group,
         kind.version,
         kind.kind,
         kind.has_status,
         kind.namespaced,
-        kind.subresources,
         kind.schema.as_deref().map(Value::to_string).unwrap_or_default()
     );
     text.bytes().fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))

@@ -113,27 +113,21 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
     let (parts, body) = request.into_parts();
     // Only `serve` comes from the network, and it says who asks.
     let user = parts.extensions.get::<Arc<User>>().cloned().unwrap_or_else(|| Arc::new(User::internal()));
-    let path = parts.uri.path().to_string();
-    let segments: Vec<&str> = path.split('/').filter(|it| !it.is_empty()).collect();
+    let segments: Vec<&str> = parts.uri.path().split('/').filter(|it| !it.is_empty()).collect();
     let parameters = Parameters::of(&parts.uri)?;
     let (group, version, rest) = match segments.as_slice() {
         ["api", version, rest @ ..] => ("", *version, rest),
         ["apis", group, version, rest @ ..] => (*group, *version, rest),
         _ => ("", "", &[] as &[&str]),
     };
-    if rest.is_empty() {
-        let asked = Attributes::path(verb_of(&parts.method, false, true, false), &path);
-        if !rbac::allows(&api, &user, &asked) {
-            return Err(asked.forbidden(&user));
-        }
-        return general(&api, &segments, &parts.headers, &parameters);
-    }
-    let target = Target::of(rest);
-    let asked = target.attributes(group, &parts.method, parameters.is_set("watch"));
+    let asked = attributes(&parts.method, &parts.uri);
     if !rbac::allows(&api, &user, &asked) {
         return Err(asked.forbidden(&user));
     }
-    let Target { namespace, plural, name, subresource } = target;
+    if rest.is_empty() {
+        return general(&api, &segments, &parts.headers, &parameters);
+    }
+    let Target { namespace, plural, name, subresource } = Target::of(rest);
     if let Some(review) = reviews::find(group, version, plural) {
         if parts.method != Method::POST || name.is_some() {
             return Err(method_not_allowed());
@@ -199,10 +193,10 @@ async fn dispatch(api: Api, request: Request<Body>) -> Result<Response, Failure>
     }
 }
 
-/// What a request asks, as far as its address tells.
+/// What a request asks, as far as its address tells: for rights and for the audit log.
 pub(crate) fn attributes(method: &Method, uri: &Uri) -> Attributes {
     let segments: Vec<&str> = uri.path().split('/').filter(|it| !it.is_empty()).collect();
-    let watch = uri.query().is_some_and(|it| it.contains("watch=true") || it.contains("watch=1"));
+    let watch = Parameters::of(uri).is_ok_and(|it| it.is_set("watch"));
     match segments.as_slice() {
         ["api", _, rest @ ..] if !rest.is_empty() => Target::of(rest).attributes("", method, watch),
         ["apis", group, _, rest @ ..] if !rest.is_empty() => {

@@ -38,16 +38,7 @@ impl Controller for EndpointSlices {
             let service = change.object["metadata"]["labels"][SERVICE].as_str();
             return service.map(|it| services.key(place, it)).into_iter().collect();
         }
-        if !change.is("core/pods/") {
-            return Vec::new();
-        }
-        let states = [Some(change.object), change.previous];
-        view.objects
-            .list(&services, Some(place), &LabelSelector::default())
-            .iter()
-            .filter(|it| selector_of(it).is_some_and(|it| states.iter().flatten().any(|pod| it.matches(pod))))
-            .map(|it| services.key(place, name(it)))
-            .collect()
+        services_of_pod(change, view)
     }
 
     fn plan(&self, key: &str, view: &View<'_>, _: Timestamp) -> Plan {
@@ -67,6 +58,22 @@ impl Controller for EndpointSlices {
 }
 
 /// A service without a selector has endpoints that somebody else writes.
+/// Keys of the services that select the pod of a change, before it or after; none for other changes.
+pub fn services_of_pod(change: &Touched<'_>, view: &View<'_>) -> Vec<String> {
+    if !change.is("core/pods/") {
+        return Vec::new();
+    }
+    let services = kind("", "Service");
+    let place = namespace(change.object);
+    let states = [Some(change.object), change.previous];
+    view.objects
+        .list(&services, Some(place), &LabelSelector::default())
+        .iter()
+        .filter(|it| selector_of(it).is_some_and(|it| states.iter().flatten().any(|pod| it.matches(pod))))
+        .map(|it| services.key(place, name(it)))
+        .collect()
+}
+
 pub fn selector_of(service: &Value) -> Option<LabelSelector> {
     let selector = LabelSelector::from_map(&service["spec"]["selector"]);
     (!selector.is_empty() && service["spec"]["type"] != "ExternalName").then_some(selector)

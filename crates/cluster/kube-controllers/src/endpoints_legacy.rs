@@ -10,7 +10,7 @@ use kube_kinds::{is_deleting, list, name, namespace, parse_key, text};
 use serde_json::{Value, json};
 
 use crate::action::{Plan, controller_reference, kind};
-use crate::endpoints::{SERVICE, ports, selector_of};
+use crate::endpoints::{SERVICE, ports, selector_of, services_of_pod};
 use crate::harness::{Controller, Touched, View};
 use crate::pods;
 
@@ -50,16 +50,7 @@ impl Controller for Endpoints {
                 .into_iter()
                 .collect();
         }
-        if !change.is("core/pods/") {
-            return Vec::new();
-        }
-        let states = [Some(change.object), change.previous];
-        view.objects
-            .list(&services, Some(place), &LabelSelector::default())
-            .iter()
-            .filter(|it| selector_of(it).is_some_and(|it| states.iter().flatten().any(|pod| it.matches(pod))))
-            .map(|it| services.key(place, name(it)))
-            .collect()
+        services_of_pod(change, view)
     }
 
     fn plan(&self, key: &str, view: &View<'_>, _: Timestamp) -> Plan {

@@ -351,31 +351,35 @@ pub const DEPLOYMENT: Columns = Columns::BuiltIn(
     },
 );
 
-pub const REPLICA_SET: Columns = Columns::BuiltIn(
-    &[
-        NAME,
-        figure("Desired"),
-        figure("Current"),
-        figure("Ready"),
-        AGE,
-        wide("Containers"),
-        wide("Images"),
-        wide("Selector"),
-    ],
-    |it, now| {
-        let (containers, images) = images(&it["spec"]["template"]);
-        vec![
-            json!(crate::name(it)),
-            json!(int(it, "/spec/replicas")),
-            json!(int(it, "/status/replicas")),
-            json!(int(it, "/status/readyReplicas")),
-            created(it, now),
-            containers,
-            images,
-            selector(&it["spec"]["selector"]),
-        ]
-    },
-);
+pub const REPLICA_SET: Columns =
+    Columns::BuiltIn(REPLICATED, |it, now| replicated(it, now, selector(&it["spec"]["selector"])));
+
+/// Of whatever keeps a number of equal pods.
+pub(crate) const REPLICATED: &[Column] = &[
+    NAME,
+    figure("Desired"),
+    figure("Current"),
+    figure("Ready"),
+    AGE,
+    wide("Containers"),
+    wide("Images"),
+    wide("Selector"),
+];
+
+/// A row of [`REPLICATED`]; selectors have different forms.
+pub(crate) fn replicated(it: &Value, now: Timestamp, selector: Value) -> Vec<Value> {
+    let (containers, images) = images(&it["spec"]["template"]);
+    vec![
+        json!(crate::name(it)),
+        json!(int(it, "/spec/replicas")),
+        json!(int(it, "/status/replicas")),
+        json!(int(it, "/status/readyReplicas")),
+        created(it, now),
+        containers,
+        images,
+        selector,
+    ]
+}
 
 pub const JOB: Columns = Columns::BuiltIn(
     &[

@@ -48,7 +48,6 @@ pub fn kinds_of(definition: &Value) -> Vec<Kind> {
                         .filter(|it| !it.is_empty())
                         .map(pointer_of),
                 }),
-                subresources: &[],
                 has_generation: true,
                 names: NameRule::Subdomain,
                 default: defaults::nothing,

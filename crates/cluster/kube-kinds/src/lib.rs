@@ -48,8 +48,6 @@ pub struct Kind {
     /// round.
     pub has_status: bool,
     pub scale: Option<Scale>,
-    /// Subresources with a life of their own (`log`, `exec`, `binding`).
-    pub subresources: &'static [&'static str],
     /// `metadata.generation` counts changes of the specification.
     pub has_generation: bool,
     pub names: NameRule,

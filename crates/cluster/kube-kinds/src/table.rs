@@ -60,7 +60,6 @@ fn rows() -> Vec<Kind> {
             has_status: true,
             has_generation: true,
             categories: vec!["all".into()],
-            subresources: &["attach", "binding", "exec", "log"],
             ..row("", "v1", "Pod", "pods", Namespaced, &["po"])
         },
         Kind {
@@ -199,7 +198,6 @@ pub(crate) fn row(
         categories: Vec::new(),
         has_status: false,
         scale: None,
-        subresources: &[],
         has_generation: false,
         names: NameRule::Subdomain,
         default: defaults::nothing,

@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::columns::{AGE, Columns, NAME, created, figure, images, or_none, selector, wide, words};
+use crate::columns::{
+    AGE, Columns, NAME, REPLICATED, created, figure, images, or_none, replicated, selector, wide, words,
+};
 use crate::defaults::{items, set, set_initial_status, spec_of, template};
 use crate::selector::LabelSelector;
 use crate::table::Scope::Namespaced;
@@ -292,31 +294,9 @@ const CONTROLLER_REVISION: Columns =
         ]
     });
 
-const REPLICATION_CONTROLLER: Columns = Columns::BuiltIn(
-    &[
-        NAME,
-        figure("Desired"),
-        figure("Current"),
-        figure("Ready"),
-        AGE,
-        wide("Containers"),
-        wide("Images"),
-        wide("Selector"),
-    ],
-    |it, now| {
-        let (containers, images) = images(&it["spec"]["template"]);
-        vec![
-            json!(crate::name(it)),
-            json!(int(it, "/spec/replicas")),
-            json!(int(it, "/status/replicas")),
-            json!(int(it, "/status/readyReplicas")),
-            created(it, now),
-            containers,
-            images,
-            or_none(&LabelSelector::from_map(&it["spec"]["selector"]).to_string()),
-        ]
-    },
-);
+const REPLICATION_CONTROLLER: Columns = Columns::BuiltIn(REPLICATED, |it, now| {
+    replicated(it, now, or_none(&LabelSelector::from_map(&it["spec"]["selector"]).to_string()))
+});
 
 const POD_TEMPLATE: Columns =
     Columns::BuiltIn(&[NAME, words("Containers"), words("Images"), words("Pod Labels")], |it, _| {

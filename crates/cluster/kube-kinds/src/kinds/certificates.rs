@@ -24,7 +24,6 @@ pub(super) fn rows() -> Vec<Kind> {
         },
         columns: REQUEST,
         has_status: true,
-        subresources: &["approval"],
         tier: Tier::Stored,
         ..row(
             "certificates.k8s.io",

@@ -143,15 +143,7 @@ pub(crate) fn pod_spec(spec: &Value, at: &str, causes: &mut Causes) {
     for list_name in CONTAINER_LISTS {
         for (index, container) in list(spec, &format!("/{list_name}")).iter().enumerate() {
             let at = format!("{at}.{list_name}[{index}]");
-            let name = text(container, "/name");
-            if name.is_empty() {
-                causes.push(Cause::required(&format!("{at}.name"), ""));
-            } else if let Err(why) = check_name(NameRule::Label, name) {
-                causes.push(Cause::invalid(&format!("{at}.name"), &json!(name), why));
-            } else if names.contains(&name) {
-                causes.push(Cause::duplicate(&format!("{at}.name"), &json!(name)));
-            }
-            names.push(name);
+            unique_name(container, &at, &mut names, causes);
             self::container(container, &at, &volumes, list_name, causes);
         }
     }
@@ -258,19 +250,25 @@ fn toleration(toleration: &Value, at: &str, causes: &mut Causes) {
     }
 }
 
+/// The name of a container or volume: there, a label, and not among `names`, to which it is added.
+fn unique_name<'a>(item: &'a Value, at: &str, names: &mut Vec<&'a str>, causes: &mut Causes) {
+    let name = text(item, "/name");
+    let at = format!("{at}.name");
+    if name.is_empty() {
+        causes.push(Cause::required(&at, ""));
+    } else if let Err(why) = check_name(NameRule::Label, name) {
+        causes.push(Cause::invalid(&at, &json!(name), why));
+    } else if names.contains(&name) {
+        causes.push(Cause::duplicate(&at, &json!(name)));
+    }
+    names.push(name);
+}
+
 fn volumes<'a>(spec: &'a Value, at: &str, causes: &mut Causes) -> Vec<&'a str> {
     let mut names: Vec<&str> = Vec::new();
     for (index, volume) in list(spec, "/volumes").iter().enumerate() {
         let at = format!("{at}.volumes[{index}]");
-        let name = text(volume, "/name");
-        if name.is_empty() {
-            causes.push(Cause::required(&format!("{at}.name"), ""));
-        } else if let Err(why) = check_name(NameRule::Label, name) {
-            causes.push(Cause::invalid(&format!("{at}.name"), &json!(name), why));
-        } else if names.contains(&name) {
-            causes.push(Cause::duplicate(&format!("{at}.name"), &json!(name)));
-        }
-        names.push(name);
+        unique_name(volume, &at, &mut names, causes);
         let sources = volume.as_object().into_iter().flatten().filter(|(it, _)| *it != "name");
         let sources: Vec<&String> = sources.map(|(field, _)| field).collect();
         match sources.as_slice() {
