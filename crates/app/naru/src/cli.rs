@@ -132,6 +132,13 @@ pub struct ServeArgs {
     /// Registries that are spoken to without TLS: `localhost:5000`.
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,
+    /// Ask a mirror before a registry itself: `docker.io=https://mirror.example.com`.
+    #[arg(long, value_name = "REGISTRY=MIRROR")]
+    pub registry_mirror: Vec<String>,
+    /// Docker's configuration, whose credentials and credential helpers open registries.
+    /// Default: ~/.docker/config.json.
+    #[arg(long, value_name = "FILE")]
+    pub docker_config: Option<PathBuf>,
     /// Name the service that answered in the header `x-naru-backend`.
     #[arg(long)]
     pub backend_header: bool,

@@ -321,11 +321,16 @@ fn image_config(data_dir: &Path, args: &ServeArgs) -> Result<naru_image::Config>
         let (name, target) = split(pair, "--image rust:1=host")?;
         aliases.push((name, target));
     }
+    let mirrors = args.registry_mirror.iter();
+    let mirrors = mirrors.map(|it| split(it, "--registry-mirror docker.io=https://mirror.example.com"));
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(|| "/root".into());
     Ok(naru_image::Config {
         dir: data_dir.join("images"),
+        docker_config: Some(args.docker_config.clone().unwrap_or_else(|| home.join(".docker/config.json"))),
+        mirrors: mirrors.collect::<Result<_>>()?,
         host: HostImageConfig {
             data_dir: data_dir.to_owned(),
-            home: std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(|| "/root".into()),
+            home,
             path: std::env::var("PATH").unwrap_or_default(),
             ..HostImageConfig::default()
         },

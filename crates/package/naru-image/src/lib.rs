@@ -13,6 +13,7 @@
 //! # Ok(()) }
 //! ```
 
+mod credentials;
 mod digest;
 mod host;
 mod images;
@@ -20,7 +21,9 @@ mod layers;
 pub mod oci;
 mod pack;
 mod pull;
+mod push;
 mod reference;
+mod remote;
 mod store;
 mod unpack;
 mod view;
@@ -33,8 +36,9 @@ pub use host::HostImageConfig;
 pub use images::{Base, Collected, HostRoot, Keep, LocalImage, PullPolicy, Resolved, TransientImage};
 pub use layers::{CommitOptions, Layer};
 pub use pack::{PackError, pack};
-pub use pull::PullError;
+pub use push::PushEvent;
 pub use reference::{HOST_IMAGE, LOCAL_REGISTRY, Reference, ReferenceError, is_repository, is_tag};
+pub use remote::RegistryError;
 pub use store::{BlobWriter, Config, Credential, Error, ImageStore, LAYERS_MAX, Result};
 pub use unpack::{Compression, UnpackError, Unpacked, decompress, unpack};
 pub use view::{Entry, LastLink, View};

@@ -35,6 +35,10 @@ pub struct Config {
     /// Registries (`host:port`) that are spoken to over plain HTTP. Loopback always is.
     pub insecure_registries: Vec<String>,
     pub credentials: Vec<Credential>,
+    /// Docker's `config.json`, whose credentials and credential helpers are used where none are given.
+    pub docker_config: Option<PathBuf>,
+    /// Registry and mirror (`host:port` or a URL): asked before the registry itself.
+    pub mirrors: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,7 +69,7 @@ pub enum Error {
     #[error("cannot make a layer")]
     Pack(#[source] PackError),
     #[error(transparent)]
-    Pull(#[from] crate::pull::PullError),
+    Registry(#[from] crate::remote::RegistryError),
     #[error("a background task of the image store ended early")]
     Task,
 }
@@ -106,7 +110,8 @@ pub(crate) struct Inner {
     pub(crate) expected: Mutex<HashMap<String, CommitOptions>>,
     /// Documents of images that exist for one step of a build only, and never touch the disk.
     pub(crate) transient: Mutex<HashMap<Digest, Vec<u8>>>,
-    pub(crate) puller: crate::pull::Puller,
+    pub(crate) turn: crate::pull::Turn,
+    pub(crate) clients: crate::remote::Clients,
 }
 
 impl ImageStore {
@@ -121,12 +126,12 @@ impl ImageStore {
             fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let root = host::root(&config.host);
         let host_config = host::image_config(&config.host, &root);
-        let puller = crate::pull::Puller::new();
         let inner = Inner {
             config,
             boot,
             host: (root, host_config),
-            puller,
+            turn: Default::default(),
+            clients: Default::default(),
             index: Mutex::default(),
             expected: Mutex::default(),
             transient: Mutex::default(),

@@ -2,7 +2,9 @@
 
 use crate::Registry;
 use naru_image::oci::{self, ImageConfig, media_type};
-use naru_image::{Base, CommitOptions, Config, Digest, ImageStore, PullPolicy, Reference};
+use naru_image::{
+    Base, CommitOptions, Config, Credential, Digest, ImageStore, PullPolicy, PushEvent, Reference,
+};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -150,6 +152,33 @@ async fn our_own_puller_fetches_resumes_and_checks() {
     let error = third.ensure(&name, PullPolicy::IfNotPresent).await.unwrap_err();
     assert!(error.to_string().contains("has other content"), "{error}");
     assert_eq!(third.blob_size(layer), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pushed_to_another_registry_is_there_whole_and_sent_once() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (ours, other) = (Fixture::start().await, Fixture::start().await);
+    let digest = ours.image("naru.local/shop/web:1", b"hello", Base::Own);
+    let target = Reference::parse(&format!("{}/copied/web:2", other.address)).unwrap();
+    let nobody = ours.store.push(&digest, &target, &[], &|_| ()).await.unwrap_err();
+    assert!(nobody.to_string().contains("does not let us write"), "{nobody}");
+    let credential =
+        Credential { registry: target.registry.clone(), user: "any".into(), password: TOKEN.into() };
+    let events = std::sync::Mutex::new(Vec::new());
+    let push = async || {
+        events.lock().unwrap().clear();
+        let hear = |it| events.lock().unwrap().push(it);
+        ours.store.push(&digest, &target, std::slice::from_ref(&credential), &hear).await.unwrap();
+        events.lock().unwrap().iter().filter(|it| matches!(it, PushEvent::Pushed(_))).count()
+    };
+    assert_eq!(push().await, 2, "a layer and a configuration");
+    assert_eq!(push().await, 0, "everything is there already");
+    let image = other.store.ensure("naru.local/copied/web:2", PullPolicy::Never).await.unwrap();
+    assert_eq!(image.view().read(Path::new("file"), 10).unwrap().unwrap(), b"hello");
+    let host = ours.image("naru.local/shop/web:host", b"x", Base::Host);
+    let refused =
+        ours.store.push(&host, &target, std::slice::from_ref(&credential), &|_| ()).await.unwrap_err();
+    assert!(refused.to_string().contains("lies over this machine's own root"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
