@@ -54,7 +54,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("kube", &["naru-client", "naru"]),
     ("parse-dockerfile", &["naru-builder"]),
     ("github-actions-expressions", &["naru-plan-dialects"]),
-    ("tar", &["naru-image", "naru-builder"]),
+    ("tar", &["naru-image", "naru-builder", "naru"]),
 ];
 
 pub fn check() -> Vec<String> {

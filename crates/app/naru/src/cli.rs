@@ -44,6 +44,8 @@ pub enum Command {
     Status,
     /// The log of a run or of an app's pods: `naru logs shop`, `naru logs -f run/shop-main-3`.
     Logs(commands::logs::LogsArgs),
+    /// Build an image from a Dockerfile: `naru build -t web:1 .`.
+    Build(commands::build::BuildArgs),
     /// Run a command in one of an app's pods: `naru exec shop -- ls /`.
     Exec(commands::exec::ExecArgs),
     /// Bring an earlier release back as a whole: `naru rollback shop`.
@@ -199,6 +201,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Serve(args) => serve::run(&global, &args).await,
             Command::Status => commands::status::run(&global).await,
             Command::Logs(args) => commands::logs::run(&global, &args).await,
+            Command::Build(args) => commands::build::run(&global, &args).await,
             Command::Exec(args) => commands::exec::run(&global, &args).await,
             Command::Rollback { app, to } => commands::rollback::run(&global, &app, to.as_deref()).await,
             Command::Trace { change } => commands::trace::run(&global, &change).await,

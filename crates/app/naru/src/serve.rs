@@ -10,7 +10,7 @@ use crate::cli::{Global, ServeArgs};
 use crate::connection::{self, Endpoints};
 use crate::error::{Context, Error, Result};
 use kube_api::Api;
-use naru_builder::{Builder, ControllerConfig};
+use naru_builder::{BuildLogs, Builder, ControllerConfig};
 use naru_client::Client;
 use naru_gateway::Gateway;
 use naru_git::Tokens;
@@ -123,11 +123,15 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         hook_command: vec![exe.display().to_string(), "__post-receive".into()],
         hook_env: vec![("NARU_DATA_DIR".into(), data_dir.display().to_string())],
     };
+    let builds = BuildLogs::open(data_dir.join("builds/logs"));
+    let builds = builds.context(|| "cannot create the directory of build logs".into())?;
     let router = http::router(http::Parts {
         git: git.clone(),
         registry: Registry::new(images.clone(), secret_text(&connection::push_token_path(data_dir))?),
         gateway: gateway.clone(),
         node: node.clone(),
+        builds: builds.clone(),
+        token: secret_text(&connection::push_token_path(data_dir))?,
     });
     let mut servers = vec![tokio::spawn(http::serve(listener, router.clone(), shutdown.clone()))];
     if let Some(listener) = pod_listener {
@@ -154,7 +158,8 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         ControllerConfig {
             namespace: NAMESPACE.into(),
             source: source.clone(),
-            log_dir: data_dir.join("builds/logs"),
+            logs: builds,
+            contexts_dir: data_dir.join("builds/contexts"),
             parallel: BUILDS_PARALLEL,
         },
         shutdown.clone(),

@@ -34,9 +34,11 @@ pub fn all() -> Vec<Value> {
                 ("Size", "integer", ".status.sizeBytes"),
                 ("Age", "date", ".metadata.creationTimestamp"),
             ],
-            json!({"required": ["repository", "sha", "change", "service"], "properties": {
+            json!({"properties": {
             "repository": {"type": "string"}, "sha": {"type": "string"}, "change": {"type": "string"},
-            "service": {"type": "string"}, "context": {"type": "string"}, "dockerfile": {"type": "string"}}}),
+            "service": {"type": "string"}, "context": {"type": "string"}, "dockerfile": {"type": "string"},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "upload": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}),
         ),
         crd(
             "Release",

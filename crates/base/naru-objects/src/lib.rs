@@ -18,7 +18,7 @@ pub mod labels;
 pub mod release;
 pub mod run;
 
-pub use image::{Image, ImageAdvice, ImagePhase, ImageSpec, ImageStatus};
+pub use image::{Image, ImageAdvice, ImagePhase, ImageSpec, ImageStatus, Upload};
 pub use kinds::Kind;
 pub use release::{
     Release, ReleasePhase, ReleaseSpec, ReleaseStatus, ServiceRollout, Strategy, Verdict, VerdictOutcome,

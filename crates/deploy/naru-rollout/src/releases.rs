@@ -163,6 +163,7 @@ impl Controller {
                             dockerfile: dockerfile.clone(),
                             target: target.clone(),
                             args: args.clone(),
+                            ..ImageSpec::default()
                         };
                         self.request_image(run, &app, spec).await?;
                         continue;

@@ -192,7 +192,7 @@ async fn a_multi_stage_build_with_real_steps() {
     let (image, log) = it.build_request(request.clone()).await.map_err(|it| it.report()).unwrap();
     assert_eq!(it.file(&image, "app/out").await.unwrap(), "hello world hello\n");
     assert_eq!((it.meta(&image, "app/out").await.uid(), it.meta(&image, "app/out").await.gid()), (12, 34));
-    assert!(log.contains("  told"), "{log}");
+    assert!(log.contains(": told"), "{log}");
     assert!(!log.contains("unused"), "{log}");
     assert_eq!(image.layers, 1);
     let config = it.store.ensure(&image.reference, PullPolicy::Never).await.unwrap().config;

@@ -2,8 +2,10 @@
 //! their status. What it does next it reads from the objects, so a restart loses nothing: an image that
 //! was being built is started over, and the cache makes that cheap.
 
-use crate::engine::{BuildRequest, Builder};
-use crate::outcome::BuiltImage;
+use crate::context::{Contexts, Unpacked};
+use crate::engine::{BuildRequest, Builder, NamedContext};
+use crate::log::{BuildLog, BuildLogs};
+use crate::outcome::{BuiltImage, Event, chain};
 use crate::run::remove_leftovers;
 use naru_client::{Client, EventKind};
 use naru_image::{Collected, Digest, Keep, LastLink, Reference, View};
@@ -11,8 +13,6 @@ use naru_objects::{Image, ImagePhase, ImageSpec, kinds, labels};
 use naru_source::Source;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,6 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-const LOG_BYTES_MAX: usize = 16 << 20; // per image; what is beyond is dropped and said so
-const LOGS_KEPT: usize = 500; // the oldest go
 const CLEAN_FIRST: Duration = Duration::from_secs(600); // not while everything starts
 const CLEAN_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Unused content stays at least this long: a rollback or a second try soon after finds it.
@@ -35,16 +33,11 @@ pub struct ControllerConfig {
     /// Where `Image` objects and the pods of their steps live.
     pub namespace: String,
     pub source: Source,
-    /// One file per image, see [`log_path`].
-    pub log_dir: PathBuf,
+    pub logs: BuildLogs,
+    /// Where uploaded contexts are unpacked.
+    pub contexts_dir: PathBuf,
     /// Builds side by side.
     pub parallel: usize,
-}
-
-/// Where the build log of an image is written, line by line.
-pub fn log_path(log_dir: &Path, image: &str) -> PathBuf {
-    // Names of objects are DNS names and hold no slash; anything else would not have been stored.
-    log_dir.join(format!("{}.log", image.replace('/', "_")))
 }
 
 /// Starts the controller. It ends after `shutdown`, leaving what it was building to the next start.
@@ -58,9 +51,12 @@ pub fn start(
 }
 
 async fn run(builder: Builder, client: Client, config: ControllerConfig, shutdown: CancellationToken) {
-    if let Err(error) = std::fs::create_dir_all(&config.log_dir) {
-        tracing::error!(path = %config.log_dir.display(), %error, "cannot create the directory of build logs");
-    }
+    let contexts = match Contexts::open(config.contexts_dir.clone()) {
+        Ok(it) => it,
+        Err(error) => {
+            return tracing::error!(path = %config.contexts_dir.display(), %error, "nothing can be built");
+        }
+    };
     let mut cache = client.cache(&kinds::IMAGE, Some(&config.namespace), "");
     tokio::select! {
         () = cache.synced() => {}
@@ -69,22 +65,33 @@ async fn run(builder: Builder, client: Client, config: ControllerConfig, shutdow
     if let Err(error) = remove_leftovers(&client, &config.namespace).await {
         tracing::warn!(%error, "pods of interrupted builds are left behind");
     }
-    let config = Arc::new(config);
-    let mut under_way: BTreeSet<String> = BTreeSet::new();
+    let work = Arc::new(Work { builder: builder.clone(), client: client.clone(), config, contexts });
+    let config = &work.config;
+    // By uid; what is in here is not started again, and ends when its object is deleted.
+    let mut under_way: BTreeMap<String, CancellationToken> = BTreeMap::new();
     let mut builds: JoinSet<String> = JoinSet::new();
     let mut clean_at = Instant::now() + CLEAN_FIRST;
     loop {
-        for object in cache.list() {
-            let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let objects = cache.list();
+        let uid_of = |it: &Value| it["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        for (uid, stop) in &under_way {
+            if !objects.iter().any(|it| uid_of(it) == *uid && it["metadata"]["deletionTimestamp"].is_null()) {
+                stop.cancel();
+            }
+        }
+        for object in objects {
+            let uid = uid_of(&object);
             if builds.len() >= config.parallel.max(1) {
                 break;
             }
-            if !is_wanted(&object) || !under_way.insert(uid.clone()) {
+            if !is_wanted(&object) || under_way.contains_key(&uid) {
                 continue;
             }
-            let (builder, client, config) = (builder.clone(), client.clone(), Arc::clone(&config));
+            let stop = builder.stopper();
+            under_way.insert(uid.clone(), stop.clone());
+            let work = Arc::clone(&work);
             builds.spawn(async move {
-                build(&builder, &client, &config, &object).await;
+                work.build(&object, stop).await;
                 uid
             });
         }
@@ -189,161 +196,218 @@ async fn wait_until_final(cache: &mut naru_client::Cache, uid: &str) {
     }
 }
 
-async fn build(builder: &Builder, client: &Client, config: &ControllerConfig, object: &Value) {
-    let name = naru_objects::name_of(object).to_owned();
-    let now = || naru_objects::timestamp(jiff::Timestamp::now());
-    let started_at = now();
-    let write = async |status: Value| {
-        if let Err(error) = client.patch_status(&kinds::IMAGE, &config.namespace, &name, &status).await {
-            tracing::warn!(image = name, %error, "the status of an image is not written");
-        }
-    };
-    let image: Image = match serde_json::from_value(object.clone()) {
-        Ok(it) => it,
-        Err(error) => {
-            let message = format!("this Image object cannot be understood: {error}");
-            return write(json!({"phase": ImagePhase::Failed, "message": message, "finishedAt": now()}))
-                .await;
-        }
-    };
-    write(json!({"phase": ImagePhase::Building, "startedAt": started_at, "message": null})).await;
-    let mut log = BuildLog::open(&config.log_dir, &name);
-    log.line(&format!("building {} of {} at {}", image.spec.service, image.spec.repository, image.spec.sha));
-    let outcome = build_spec(builder, config, object, &image.spec, log.clone()).await;
-    let status = match outcome {
-        Ok(built) => {
-            let message = format!("built {}", built.reference);
-            client.event(object, EventKind::Normal, "Built", &message).await;
-            json!({
-                "phase": ImagePhase::Ready, "reference": built.reference, "digest": built.digest,
-                "sizeBytes": built.size, "layers": built.layers, "cachedSteps": built.cached_steps,
-                "totalSteps": built.total_steps, "advice": built.advice, "finishedAt": now(), "message": null,
-            })
-        }
-        Err(Outcome::Stopped) => return,
-        Err(Outcome::Failed(report)) => {
-            log.line(&report);
-            let message: String = report.chars().take(MESSAGE_CHARS_MAX).collect();
-            let first = message.lines().next().unwrap_or_default().to_owned();
-            client.event(object, EventKind::Warning, "BuildFailed", &first).await;
-            json!({"phase": ImagePhase::Failed, "message": message, "finishedAt": now()})
-        }
-    };
-    log.finish();
-    write(status).await;
+/// What every build needs.
+struct Work {
+    builder: Builder,
+    client: Client,
+    config: ControllerConfig,
+    contexts: Contexts,
 }
 
 enum Outcome {
     Failed(String),
-    /// The daemon goes; the next one starts over.
+    /// The daemon goes, and the next one starts over; or nobody wants the image any more.
     Stopped,
 }
 
-async fn build_spec(
-    builder: &Builder,
-    config: &ControllerConfig,
-    object: &Value,
-    spec: &ImageSpec,
-    mut log: BuildLog,
-) -> Result<BuiltImage, Outcome> {
-    let failed = |text: String| Outcome::Failed(format!("error: {text}"));
-    let tree =
-        config.source.checkout(&spec.repository, &spec.sha).await.map_err(|it| failed(it.to_string()))?;
-    // No part of the source, and different in every checkout: it would spoil the cache.
-    let _ = std::fs::remove_dir_all(tree.path().join(".git"));
-    let view = View::of_directory(tree.path());
-    let context = match view.resolve(Path::new(&spec.context), LastLink::Follow) {
-        Ok(Some((_, entry))) if entry.meta.is_dir() => entry.real,
-        _ => {
-            return Err(failed(format!(
-                "the build context `{}` is not a directory of the repository",
-                spec.context
-            )));
+fn failed(error: impl std::error::Error) -> Outcome {
+    Outcome::Failed(format!("error: {}", chain(&error)))
+}
+
+/// Files to build from, while a build uses them.
+struct Sources {
+    context: PathBuf,
+    contexts: BTreeMap<String, NamedContext>,
+    /// Held for their ends: they remove the files, or let them be removed.
+    _checkout: Option<tempfile::TempDir>,
+    _unpacked: Vec<Unpacked>,
+}
+
+impl Work {
+    async fn build(&self, object: &Value, stop: CancellationToken) {
+        let name = naru_objects::name_of(object).to_owned();
+        let now = || naru_objects::timestamp(jiff::Timestamp::now());
+        let write = async |status: Value| {
+            let written = self.client.patch_status(&kinds::IMAGE, &self.config.namespace, &name, &status);
+            match written.await {
+                Err(error) if !error.is_not_found() => {
+                    tracing::warn!(image = name, %error, "the status of an image is not written");
+                }
+                _ => {}
+            }
+        };
+        let image: Image = match serde_json::from_value(object.clone()) {
+            Ok(it) => it,
+            Err(error) => {
+                let message = format!("this Image object cannot be understood: {error}");
+                return write(json!({"phase": ImagePhase::Failed, "message": message, "finishedAt": now()}))
+                    .await;
+            }
+        };
+        write(json!({"phase": ImagePhase::Building, "startedAt": now(), "message": null})).await;
+        let log = self.config.logs.begin(&name);
+        let spec = &image.spec;
+        let text = match &spec.upload {
+            Some(upload) => format!("building {} of an upload ({})", spec.service, short(&upload.digest)),
+            None => format!("building {} of {} at {}", spec.service, spec.repository, spec.sha),
+        };
+        log.event(&Event::Note { text });
+        let outcome = self.build_spec(object, spec, log.clone(), stop).await;
+        if let Some(secret) = spec.upload.as_ref().and_then(|it| it.secrets.as_ref())
+            && !matches!(outcome, Err(Outcome::Stopped))
+        {
+            self.remove_secret(secret).await;
         }
-    };
-    let mut pod_labels = BTreeMap::from([(labels::CHANGE.to_owned(), spec.change.clone())]);
-    for label in [labels::APP, labels::SERVICE, labels::RUN] {
-        let value = naru_objects::label_of(object, label);
-        if !value.is_empty() {
-            pod_labels.insert(label.to_owned(), value.to_owned());
+        let (status, last) = match outcome {
+            Err(Outcome::Stopped) => return,
+            Ok(built) => {
+                let message = format!("built {}", built.reference);
+                self.client.event(object, EventKind::Normal, "Built", &message).await;
+                let status = json!({
+                    "phase": ImagePhase::Ready, "reference": built.reference, "digest": built.digest,
+                    "sizeBytes": built.size, "layers": built.layers, "cachedSteps": built.cached_steps,
+                    "totalSteps": built.total_steps, "advice": built.advice, "finishedAt": now(),
+                    "message": null,
+                });
+                (status, Event::Done(built))
+            }
+            Err(Outcome::Failed(report)) => {
+                let message: String = report.chars().take(MESSAGE_CHARS_MAX).collect();
+                let first = message.lines().next().unwrap_or_default().to_owned();
+                self.client.event(object, EventKind::Warning, "BuildFailed", &first).await;
+                let status = json!({"phase": ImagePhase::Failed, "message": message, "finishedAt": now()});
+                (status, Event::Failed { report })
+            }
+        };
+        write(status).await;
+        // After the status: whoever follows to the end may ask for the object at once.
+        log.event(&last);
+    }
+
+    async fn build_spec(
+        &self,
+        object: &Value,
+        spec: &ImageSpec,
+        log: BuildLog,
+        stop: CancellationToken,
+    ) -> Result<BuiltImage, Outcome> {
+        let sources = self.sources(spec).await?;
+        let mut pod_labels = BTreeMap::new();
+        for label in [labels::CHANGE, labels::APP, labels::SERVICE, labels::RUN] {
+            let value = naru_objects::label_of(object, label);
+            if !value.is_empty() {
+                pod_labels.insert(label.to_owned(), value.to_owned());
+            }
+        }
+        let names = spec.tags.iter().map(|it| Reference::parse(it)).collect::<Result<Vec<_>, _>>();
+        let request = BuildRequest {
+            context: sources.context.clone(),
+            dockerfile: PathBuf::from(match spec.dockerfile.as_str() {
+                "" => "Dockerfile",
+                it => it,
+            }),
+            text: spec.upload.as_ref().and_then(|it| it.dockerfile.clone()),
+            name: match &spec.upload {
+                Some(_) => format!("build/{}", naru_objects::dns_label(&spec.service, 63)),
+                None => image_name(&spec.repository, &spec.service),
+            },
+            tags: match &spec.upload {
+                Some(_) => Vec::new(),
+                None => vec![spec.sha.chars().take(12).collect(), "latest".into()],
+            },
+            names: names.map_err(failed)?,
+            target: spec.target.clone(),
+            args: spec.args.clone(),
+            labels: spec.labels.clone(),
+            pod_labels,
+            source_date_epoch: None,
+            no_cache: spec.no_cache,
+            pull: spec.pull,
+            contexts: sources.contexts.clone(),
+            platforms: spec.platforms.clone(),
+            stop: Some(stop.clone()),
+        };
+        let events = log.clone();
+        // The last one is told after the status is written.
+        let built = self.builder.build(request, move |event| {
+            if !event.is_last() {
+                events.event(&event);
+            }
+        });
+        let built = built.await;
+        drop(sources);
+        match built {
+            Ok(built) => Ok(built),
+            Err(it) if it.is_stopped() || stop.is_cancelled() => Err(Outcome::Stopped),
+            Err(it) => Err(Outcome::Failed(it.report())),
         }
     }
-    let request = BuildRequest {
-        context,
-        dockerfile: PathBuf::from(if spec.dockerfile.is_empty() { "Dockerfile" } else { &spec.dockerfile }),
-        name: image_name(&spec.repository, &spec.service),
-        tags: vec![spec.sha.chars().take(12).collect(), "latest".into()],
-        target: spec.target.clone(),
-        args: spec.args.clone(),
-        labels: BTreeMap::new(),
-        pod_labels,
-        source_date_epoch: None,
-    };
-    let built = builder.build(request, move |event| log.line(&event.to_string())).await;
-    drop(tree);
-    built.map_err(|it| if it.is_stopped() { Outcome::Stopped } else { Outcome::Failed(it.report()) })
+
+    async fn sources(&self, spec: &ImageSpec) -> Result<Sources, Outcome> {
+        let mut contexts = BTreeMap::new();
+        let (root, checkout, unpacked) = match &spec.upload {
+            Some(upload) => {
+                let mut unpacked = vec![self.unpacked(&upload.digest).await?];
+                for (name, text) in &upload.contexts {
+                    let context = match text.strip_prefix("docker-image://") {
+                        Some(image) => NamedContext::Image(image.to_owned()),
+                        None => {
+                            unpacked.push(self.unpacked(text).await?);
+                            NamedContext::Directory(unpacked.last().expect("just pushed").path.clone())
+                        }
+                    };
+                    contexts.insert(name.clone(), context);
+                }
+                (unpacked[0].path.clone(), None, unpacked)
+            }
+            None if spec.sha.is_empty() => {
+                let why = "error: the spec names neither `repository` and `sha` nor `upload`";
+                return Err(Outcome::Failed(why.into()));
+            }
+            None => {
+                let checkout =
+                    self.config.source.checkout(&spec.repository, &spec.sha).await.map_err(failed)?;
+                // No part of the source, and different in every checkout: it would spoil the cache.
+                let _ = std::fs::remove_dir_all(checkout.path().join(".git"));
+                (checkout.path().to_owned(), Some(checkout), Vec::new())
+            }
+        };
+        let view = View::of_directory(&root);
+        match view.resolve(Path::new(&spec.context), LastLink::Follow) {
+            Ok(Some((_, entry))) if entry.meta.is_dir() => {
+                Ok(Sources { context: entry.real, contexts, _checkout: checkout, _unpacked: unpacked })
+            }
+            _ => Err(Outcome::Failed(format!(
+                "error: the build context `{}` is not a directory of the source",
+                spec.context
+            ))),
+        }
+    }
+
+    async fn unpacked(&self, digest: &str) -> Result<Unpacked, Outcome> {
+        let digest = Digest::parse(digest).map_err(failed)?;
+        let (contexts, store) = (self.contexts.clone(), self.builder.store().clone());
+        let unpack = tokio::task::spawn_blocking(move || contexts.unpacked(&store, &digest));
+        unpack.await.map_err(failed)?.map_err(failed)
+    }
+
+    async fn remove_secret(&self, name: &str) {
+        let removed = self.client.delete(&kinds::SECRET, &self.config.namespace, name, None).await;
+        if let Err(error) = removed
+            && !error.is_not_found()
+        {
+            tracing::warn!(secret = name, %error, "the secrets of a build are left behind");
+        }
+    }
+}
+
+fn short(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").and_then(|it| it.get(..12)).unwrap_or(digest)
 }
 
 /// A repository path that every registry client accepts.
 fn image_name(repository: &str, service: &str) -> String {
     format!("{}/{}", naru_objects::dns_label(repository, 63), naru_objects::dns_label(service, 63))
-}
-
-/// The lines of one build, as a file. That it cannot be written is no reason to fail a build.
-#[derive(Clone)]
-struct BuildLog(Arc<std::sync::Mutex<LogFile>>);
-
-struct LogFile {
-    file: Option<BufWriter<File>>,
-    bytes: usize,
-}
-
-impl BuildLog {
-    fn open(dir: &Path, name: &str) -> Self {
-        remove_oldest(dir);
-        let path = log_path(dir, name);
-        let file = match File::create(&path) {
-            Ok(it) => Some(BufWriter::new(it)),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a build log is not kept");
-                None
-            }
-        };
-        Self(Arc::new(std::sync::Mutex::new(LogFile { file, bytes: 0 })))
-    }
-
-    fn line(&mut self, text: &str) {
-        let mut log = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let is_first_too_many = log.bytes <= LOG_BYTES_MAX;
-        log.bytes += text.len() + 1;
-        let text = match log.bytes > LOG_BYTES_MAX {
-            true if is_first_too_many => "(the log is longer than 16 MiB; the rest is dropped)",
-            true => return,
-            false => text,
-        };
-        if let Some(file) = &mut log.file {
-            // Flushed per line: somebody may be reading along.
-            let _ = writeln!(file, "{text}").and_then(|()| file.flush());
-        }
-    }
-
-    fn finish(&mut self) {
-        let mut log = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(file) = log.file.take().and_then(|it| it.into_inner().ok()) {
-            let _ = file.sync_all();
-        }
-    }
-}
-
-fn remove_oldest(dir: &Path) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
-    let mut logs: Vec<_> =
-        entries.flatten().filter_map(|it| Some((it.metadata().ok()?.modified().ok()?, it.path()))).collect();
-    logs.sort();
-    let too_many = logs.len().saturating_sub(LOGS_KEPT);
-    for (_, path) in logs.drain(..too_many) {
-        let _ = std::fs::remove_file(path);
-    }
 }
 
 #[cfg(test)]

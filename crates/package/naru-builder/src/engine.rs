@@ -10,7 +10,7 @@ use crate::ignore::Ignore;
 use crate::outcome::{BuildError, BuiltImage, Event};
 use crate::run::{PodRunner, Runner};
 use crate::stage::{Build, State, rfc3339};
-use naru_image::oci::media_type;
+use naru_image::oci::{architecture, media_type};
 use naru_image::{Base, Digest, ImageStore, Reference, View};
 use naru_text::{Finding, Place};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,9 +52,14 @@ pub struct BuildRequest {
     pub context: PathBuf,
     /// Relative to the context.
     pub dockerfile: PathBuf,
-    /// What the image is called below `naru.local/`; also separates cache mounts.
+    /// The Dockerfile, if it is no file of the context. Such a context has been cleaned by its ignore file.
+    pub text: Option<String>,
+    /// What the image is called below `naru.local/`, and what separates cache mounts. Without `names` the
+    /// image gets this name with `tags`.
     pub name: String,
     pub tags: Vec<String>,
+    /// What else the image is called.
+    pub names: Vec<Reference>,
     pub target: Option<String>,
     pub args: BTreeMap<String, String>,
     /// Added to the image's labels.
@@ -63,6 +68,23 @@ pub struct BuildRequest {
     pub pod_labels: BTreeMap<String, String>,
     /// Makes the image reproducible to the bit: no time in it is later.
     pub source_date_epoch: Option<i64>,
+    /// Every step is done again.
+    pub no_cache: bool,
+    /// Base images are asked for at their registries even if they are here.
+    pub pull: bool,
+    /// What `FROM` and `COPY --from` mean by these names, before stages and images.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// None means this machine's.
+    pub platforms: Vec<String>,
+    /// Ends this build alone; see [`Builder::stopper`].
+    pub stop: Option<CancellationToken>,
+}
+
+/// A further source of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContext {
+    Directory(PathBuf),
+    Image(String),
 }
 
 /// Builds images; cheap to clone. Builds may run side by side.
@@ -113,6 +135,11 @@ impl Builder {
         &self.inner.store
     }
 
+    /// Ends a build that has it in its request; [`Builder::stop`] ends that one too.
+    pub fn stopper(&self) -> CancellationToken {
+        self.inner.stop.child_token()
+    }
+
     /// Ends all builds of this builder, soon; they fail with [`BuildError::is_stopped`].
     pub fn stop(&self) {
         self.inner.stop.cancel();
@@ -137,21 +164,31 @@ impl Builder {
     ) -> Result<BuiltImage, BuildError> {
         let file = request.dockerfile.display().to_string();
         let view = View::of_directory(&request.context);
-        let read = |what, path: PathBuf| move |source| BuildError::Context { what, path, source };
         let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
-        let text = view
-            .read(&request.dockerfile, 2 << 20)
-            .and_then(|it| it.ok_or_else(missing))
-            .map_err(read("the Dockerfile", request.context.join(&request.dockerfile)))?;
-        let dockerfile = crate::dialect::parse(&String::from_utf8_lossy(&text));
+        let text = match &request.text {
+            Some(text) => text.clone(),
+            None => {
+                let read = view.read(&request.dockerfile, 2 << 20).and_then(|it| it.ok_or_else(missing));
+                let bytes = read.map_err(|source| BuildError::Context {
+                    what: "the Dockerfile",
+                    path: request.dockerfile.clone(),
+                    source,
+                })?;
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+        };
+        let dockerfile = crate::dialect::parse(&text);
         if dockerfile.has_errors() {
             let findings = dockerfile.findings.into_iter().filter(Finding::is_error).collect();
             return Err(BuildError::Refused { file, findings });
         }
         for finding in &dockerfile.findings {
-            progress(Event::Finding(finding.render(&file)));
+            progress(Event::Finding { text: finding.render(&file) });
         }
-        let ignore = self.read_ignore(request, &view)?;
+        let ignore = match request.text {
+            Some(_) => Ignore::default(),
+            None => self.read_ignore(request, &view)?,
+        };
         let target = match &request.target {
             None => dockerfile.stages.len() - 1,
             Some(name) => dockerfile
@@ -163,6 +200,11 @@ impl Builder {
             .get("SOURCE_DATE_EPOCH")
             .and_then(|it| it.parse().ok())
             .or(request.source_date_epoch);
+        let ours = format!("linux/{}", architecture());
+        if let Some(other) = request.platforms.iter().find(|it| **it != ours) {
+            let name = other.clone();
+            return Err(BuildError::Platform { name, ours });
+        }
         let needed = needed_stages(&dockerfile, target);
         let is_step =
             |it: &&Instruction| matches!(it.action, Action::Run(_) | Action::Copy(_) | Action::Workdir(_));
@@ -241,12 +283,18 @@ impl Builder {
         }
         let base = if state.host.is_some() { Base::Host } else { Base::Own };
         let digest = store.put_image(&state.config, &state.layers, base).map_err(BuildError::Store)?;
+        let mut names = request.names.clone();
         let latest = ["latest".to_owned()];
-        let tags = if request.tags.is_empty() { &latest[..] } else { &request.tags };
+        let tags = match (request.tags.is_empty(), names.is_empty()) {
+            (true, true) => &latest[..],
+            _ => &request.tags,
+        };
         for tag in tags {
-            let name = Reference::parse(&format!("naru.local/{}:{tag}", request.name))
-                .map_err(|it| BuildError::Store(it.into()))?;
-            store.tag(&name, &digest, media_type::MANIFEST).map_err(BuildError::Store)?;
+            let name = Reference::parse(&format!("naru.local/{}:{tag}", request.name));
+            names.push(name.map_err(|it| BuildError::Store(it.into()))?);
+        }
+        for name in &names {
+            store.tag(name, &digest, media_type::MANIFEST).map_err(BuildError::Store)?;
         }
         let manifest = store.manifest(&digest).map_err(BuildError::Store)?;
         let made = Made {
@@ -262,8 +310,9 @@ impl Builder {
             is_base_pulled: named_stage(dockerfile, &dockerfile.stages[target].image, target).is_none(),
         };
         Ok(BuiltImage {
-            reference: format!("naru.local/{}@{digest}", request.name),
+            reference: format!("{}@{digest}", names.first().expect("at least `latest` is a name").name()),
             digest,
+            names: names.iter().map(Reference::familiar).collect(),
             size: manifest.layers.iter().map(|it| it.size).sum(),
             layers: manifest.layers.len() as u32,
             cached_steps,

@@ -18,6 +18,7 @@
 
 mod advice;
 mod cache;
+mod context;
 mod controller;
 mod copy;
 mod dialect;
@@ -25,17 +26,23 @@ mod engine;
 mod expand;
 pub mod form;
 mod ignore;
+mod log;
 mod outcome;
 mod run;
 mod stage;
+mod submit;
 
 #[cfg(test)]
 mod build_test;
 
-pub use controller::{ControllerConfig, log_path, start};
+pub use context::{ContextError, pack_context};
+pub use controller::{ControllerConfig, start};
 pub use copy::CopyError;
 pub use dialect::parse;
-pub use engine::{BuildRequest, Builder, Config};
+pub use engine::{BuildRequest, Builder, Config, NamedContext};
 pub use expand::ExpandError;
+pub use ignore::Ignore;
+pub use log::{BuildLogs, log_path};
 pub use outcome::{BuildError, BuiltImage, Event, StepError};
 pub use run::{RunFailure, RunStep, Runner, StepMount};
+pub use submit::{CONTEXTS_REPOSITORY, Order, submit};

@@ -5,13 +5,17 @@ use crate::run::RunFailure;
 use naru_image::Digest;
 use naru_objects::ImageAdvice;
 use naru_text::{Finding, Place};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct BuiltImage {
-    /// `naru.local/<name>@sha256:...`
+    /// `naru.local/<name>@sha256:...`, or the first name that was asked for with its digest.
     pub reference: String,
     pub digest: Digest,
+    /// Every name that it was given.
+    pub names: Vec<String>,
     /// Of all layers, as they are stored.
     pub size: u64,
     pub layers: u32,
@@ -20,23 +24,65 @@ pub struct BuiltImage {
     pub advice: Vec<ImageAdvice>,
 }
 
-/// What happens during a build. `Display` is a line of the build log.
-#[derive(Debug, Clone, PartialEq)]
+/// What happens during a build. `Display` is a line of the build log; as JSON it is a line of the stream
+/// that clients follow. Stages are built side by side, so whatever belongs to a step says its number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase")]
 pub enum Event {
-    Step { number: u32, total: u32, stage: String, text: String },
-    Cached,
-    Log(String),
-    Finding(String),
+    /// A step begins.
+    Step {
+        number: u32,
+        total: u32,
+        stage: String,
+        text: String,
+    },
+    /// It need not be done again.
+    Cached {
+        number: u32,
+    },
+    /// It prints.
+    Log {
+        number: u32,
+        line: String,
+    },
+    /// It is done.
+    Finished {
+        number: u32,
+        millis: u64,
+    },
+    /// A warning, rendered with its place.
+    Finding {
+        text: String,
+    },
+    /// What else is being done.
+    Note {
+        text: String,
+    },
     Done(BuiltImage),
+    /// The last event of a build that failed: the report, as people read it.
+    Failed {
+        report: String,
+    },
+}
+
+impl Event {
+    /// Nothing comes after it.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Done(_) | Self::Failed { .. })
+    }
 }
 
 impl std::fmt::Display for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Step { number, total, stage, text } => write!(f, "[{stage} {number}/{total}] {text}"),
-            Self::Cached => f.write_str("  cached"),
-            Self::Log(line) => write!(f, "  {line}"),
-            Self::Finding(text) => f.write_str(text),
+            Self::Cached { number } => write!(f, "  {number}: cached"),
+            Self::Log { number, line } => write!(f, "  {number}: {line}"),
+            Self::Finished { number, millis } => {
+                write!(f, "  {number}: done in {}.{:01} s", millis / 1000, millis % 1000 / 100)
+            }
+            Self::Finding { text } | Self::Note { text } => f.write_str(text),
+            Self::Failed { report } => f.write_str(report),
             Self::Done(image) => write!(
                 f,
                 "built {} ({} layers, {} KiB, {} of {} steps cached)",
@@ -57,6 +103,8 @@ pub enum BuildError {
     Refused { file: String, findings: Vec<Finding> },
     #[error("there is no stage `{name}` in {file}")]
     NoTarget { file: String, name: String },
+    #[error("nothing can be built for `{name}` here: this machine is {ours}")]
+    Platform { name: String, ours: String },
     #[error("cannot read {what} `{path}`")]
     Context { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{text}` failed")]
@@ -134,7 +182,7 @@ impl BuildError {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(it) = source {

@@ -5,7 +5,7 @@
 
 use crate::cache::Step;
 use crate::copy::{self, Owners, Request, Source};
-use crate::engine::{BuildRequest, Builder, named_stage};
+use crate::engine::{BuildRequest, Builder, NamedContext, named_stage};
 use crate::expand::{expand, expand_document};
 use crate::form::{Action, Argument, Command, Copy, Dockerfile, Healthcheck, Instruction, Mount, Run, Stage};
 use crate::ignore::Ignore;
@@ -171,7 +171,21 @@ impl Build<'_> {
             }
         }
         let store = &self.builder.inner.store;
+        let policy = if self.request.pull { PullPolicy::Always } else { PullPolicy::IfNotPresent };
+        let ensure = |name: &str| {
+            tokio::runtime::Handle::current()
+                .block_on(store.ensure(name, policy))
+                .map_err(|it| self.fail(stage.place, &text, it))
+        };
+        let given = self.request.contexts.get(&name);
         let mut state = match named_stage(self.dockerfile, &name, index) {
+            _ if given.is_some() => match given.expect("asked for in the line above") {
+                NamedContext::Image(name) => State::of(ensure(name)?),
+                NamedContext::Directory(_) => {
+                    let why = format!("`{name}` is given as a directory; `FROM` needs an image");
+                    return Err(self.fail(stage.place, &text, StepError::Invalid(why)));
+                }
+            },
             Some(other) => {
                 let mut state = self.stages.get(&other).expect("needed stages are built in order").clone();
                 state.args.clear();
@@ -186,13 +200,7 @@ impl Build<'_> {
                     StepError::Invalid("the image name is empty".into()),
                 ));
             }
-            None => {
-                let ensure = store.ensure(&name, PullPolicy::IfNotPresent);
-                let image = tokio::runtime::Handle::current()
-                    .block_on(ensure)
-                    .map_err(|it| self.fail(stage.place, &text, it))?;
-                State::of(image)
-            }
+            None => State::of(ensure(&name)?),
         };
         if !state.config.config.on_build.is_empty() {
             let why = "its base image has ONBUILD triggers, which are not supported";
@@ -202,6 +210,11 @@ impl Build<'_> {
             state.config.config.set_env("PATH", DEFAULT_PATH);
         }
         Ok(state)
+    }
+
+    fn image(&self, name: &str) -> Result<LocalImage, StepError> {
+        let ensure = self.builder.inner.store.ensure(name, PullPolicy::IfNotPresent);
+        Ok(tokio::runtime::Handle::current().block_on(ensure)?)
     }
 
     fn instruction(
@@ -328,7 +341,7 @@ impl Build<'_> {
 
     fn was_cached(&mut self) {
         self.cached += 1;
-        (self.progress)(Event::Cached);
+        (self.progress)(Event::Cached { number: self.step });
     }
 
     /// Takes the step of the state's chain from the cache, or makes it. Returns whether there is a layer.
@@ -340,14 +353,18 @@ impl Build<'_> {
     ) -> Result<bool, StepError> {
         let inner = &self.builder.inner;
         let usable = |it: &Step| it.layer.is_empty || inner.store.layer(&it.layer.diff_id).is_some();
-        let step = match inner.steps.get(&state.chain).filter(usable) {
+        let known = if self.request.no_cache { None } else { inner.steps.get(&state.chain) };
+        let step = match known.filter(usable) {
             Some(step) => {
                 inner.steps.touch(&state.chain);
                 self.was_cached();
                 step
             }
             None => {
+                let began = std::time::Instant::now();
                 let layer = make(self, state)?;
+                let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                (self.progress)(Event::Finished { number: self.step, millis });
                 let step = Step { layer, created: rfc3339(jiff::Timestamp::now().as_second()) };
                 self.builder.inner.steps.put(&state.chain, &step).map_err(StepError::Cache)?;
                 step
@@ -409,16 +426,14 @@ impl Build<'_> {
         let stage_view = state.view(&store);
         let (from, ignore, owners) = match &copy.from {
             None => (self.context.clone(), Some(&self.ignore), Owners::Root),
-            Some(name) => match self.dockerfile.stage_index(name, index) {
-                Some(other) => {
+            Some(name) => match (self.request.contexts.get(name), self.dockerfile.stage_index(name, index)) {
+                (Some(NamedContext::Directory(path)), _) => (View::of_directory(path), None, Owners::Root),
+                (Some(NamedContext::Image(image)), _) => (self.image(image)?.view(), None, Owners::Kept),
+                (None, Some(other)) => {
                     let other = self.stages.get(&other).expect("needed stages are built in order");
                     (other.view(&store), None, Owners::Kept)
                 }
-                None => {
-                    let ensure = store.ensure(name, PullPolicy::IfNotPresent);
-                    let image = tokio::runtime::Handle::current().block_on(ensure)?;
-                    (image.view(), None, Owners::Kept)
-                }
+                (None, None) => (self.image(name)?.view(), None, Owners::Kept),
             },
         };
         let owner = match &copy.chown {
@@ -508,17 +523,18 @@ impl Build<'_> {
             },
             mounts: step_mounts,
             labels: self.request.pod_labels.clone(),
-            stop: inner.stop.clone(),
+            stop: self.request.stop.clone().unwrap_or_else(|| inner.stop.clone()),
         };
         inner.store.expect_commit(&id, CommitOptions { time_max: self.epoch });
         let mut tail = VecDeque::new();
+        let number = self.step;
         let progress = &mut *self.progress;
         let outcome = inner.runner.run(&step, &mut |line| {
             if tail.len() == LOG_TAIL_LINES {
                 tail.pop_front();
             }
             tail.push_back(line.to_owned());
-            progress(Event::Log(line.to_owned()));
+            progress(Event::Log { number, line: line.to_owned() });
         });
         if outcome.is_err() {
             inner.store.forget_commit(&id);

@@ -15,6 +15,7 @@
 
 mod credentials;
 mod digest;
+mod flatten;
 mod host;
 mod images;
 mod layers;
@@ -32,6 +33,7 @@ mod view;
 mod layers_test;
 
 pub use digest::{Digest, DigestError, Hashing};
+pub use flatten::flatten;
 pub use host::HostImageConfig;
 pub use images::{Base, Collected, HostRoot, Keep, LocalImage, PullPolicy, Resolved, TransientImage};
 pub use layers::{CommitOptions, Layer};
@@ -40,5 +42,5 @@ pub use push::PushEvent;
 pub use reference::{HOST_IMAGE, LOCAL_REGISTRY, Reference, ReferenceError, is_repository, is_tag};
 pub use remote::RegistryError;
 pub use store::{BlobWriter, Config, Credential, Error, ImageStore, LAYERS_MAX, Result};
-pub use unpack::{Compression, UnpackError, Unpacked, decompress, unpack};
+pub use unpack::{Compression, UnpackError, Unpacked, Whiteouts, decompress, unpack, unpack_as};
 pub use view::{Entry, LastLink, View};

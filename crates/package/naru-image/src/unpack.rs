@@ -127,11 +127,27 @@ pub fn decompress<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> 
     Ok(Box::new(Bounded { inner, compressed, bytes: 0 }))
 }
 
-/// Unpacks a plain archive into `root`, an existing directory of ours.
+/// Unpacks a layer's plain archive into `root`, an existing directory of ours.
 pub fn unpack(archive: &mut dyn Read, root: &Path) -> Result<Unpacked, UnpackError> {
+    unpack_as(archive, root, Whiteouts::Hide)
+}
+
+/// What a name that begins with `.wh.` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whiteouts {
+    /// It hides something of the layers below.
+    Hide,
+    /// It is a file like any other: in a build context.
+    Keep,
+    /// No layer could hold such a file: an archive that `ADD` unpacks into one must not have it.
+    Refuse,
+}
+
+/// As [`unpack`], for archives that are no layers.
+pub fn unpack_as(archive: &mut dyn Read, root: &Path, whiteouts: Whiteouts) -> Result<Unpacked, UnpackError> {
     let open = File::open(root).map_err(|source| UnpackError::Write { entry: ".".into(), source })?;
     let mut unpacker =
-        Unpacker { root: open.into(), parent: None, times: Vec::new(), done: Unpacked::default() };
+        Unpacker { root: open.into(), whiteouts, parent: None, times: Vec::new(), done: Unpacked::default() };
     let mut archive = tar::Archive::new(archive);
     for entry in archive.entries().map_err(UnpackError::Read)? {
         let mut entry = entry.map_err(UnpackError::Read)?;
@@ -148,6 +164,7 @@ pub fn unpack(archive: &mut dyn Read, root: &Path) -> Result<Unpacked, UnpackErr
 
 struct Unpacker {
     root: OwnedFd,
+    whiteouts: Whiteouts,
     /// The parent directory that was opened last: archives list a directory's files one after the other.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Modification times of directories, set at the end because filling a directory changes them.
@@ -191,10 +208,14 @@ impl Unpacker {
         self.open_parent(&parent).map_err(write)?;
         let directory = &self.parent.as_ref().expect("opened one line above").1;
 
-        if last.as_bytes() == WHITEOUT_OPAQUE {
+        let hides = self.whiteouts == Whiteouts::Hide;
+        if hides && last.as_bytes() == WHITEOUT_OPAQUE {
             return xattr::set(through(directory, OsStr::new(".")), XATTR_OPAQUE, b"y").map_err(write);
         }
-        if let Some(hidden) = last.as_bytes().strip_prefix(WHITEOUT_PREFIX) {
+        if self.whiteouts == Whiteouts::Refuse && last.as_bytes().starts_with(WHITEOUT_PREFIX) {
+            return Err(refuse("a name that would hide another file of the image (`.wh.`)"));
+        }
+        if let Some(hidden) = last.as_bytes().strip_prefix(WHITEOUT_PREFIX).filter(|_| hides) {
             if hidden.is_empty() || hidden == b"." || hidden == b".." {
                 return Err(refuse("a whiteout without a name"));
             }

@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub mod api;
+pub mod build;
 pub mod check;
 pub mod connect;
 pub mod demo;

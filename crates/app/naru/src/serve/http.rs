@@ -1,9 +1,12 @@
 //! The one plain HTTP port: git, registry, metrics, health.
 
 use axum::Router;
-use axum::extract::State;
-use axum::response::IntoResponse;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures::StreamExt;
+use naru_builder::BuildLogs;
 use naru_gateway::Gateway;
 use naru_node::Node;
 use naru_registry::Registry;
@@ -16,6 +19,9 @@ pub struct Parts {
     pub registry: Registry,
     pub gateway: Gateway,
     pub node: Node,
+    pub builds: BuildLogs,
+    /// What a client shows to follow builds.
+    pub token: String,
 }
 
 pub fn router(parts: Parts) -> Router {
@@ -23,8 +29,30 @@ pub fn router(parts: Parts) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
         .with_state((parts.gateway, parts.node))
+        .merge(builds(parts.builds, parts.token))
         .nest("/git", naru_git::router(parts.git))
         .merge(parts.registry.router())
+}
+
+/// What happens in builds. Their output may tell more than their images, so it asks for the token.
+fn builds(logs: BuildLogs, token: String) -> Router {
+    Router::new().route("/builds/{image}/events", get(build_events)).with_state((logs, token))
+}
+
+async fn build_events(
+    State((logs, token)): State<(BuildLogs, String)>,
+    Path(image): Path<String>,
+    headers: http::HeaderMap,
+) -> Response {
+    let given = headers.get(http::header::AUTHORIZATION).and_then(|it| it.to_str().ok());
+    // Digests are compared, so that the time it takes tells nothing about the token.
+    let digest = |it: &str| naru_image::Digest::of(it);
+    if !given.and_then(|it| it.strip_prefix("Bearer ")).is_some_and(|it| digest(it) == digest(&token)) {
+        let why = "following a build needs the push token, as Bearer (`naru token` prints it)\n";
+        return (http::StatusCode::UNAUTHORIZED, why).into_response();
+    }
+    let events = logs.follow(&image).map(Ok::<_, std::convert::Infallible>);
+    ([("content-type", "application/x-ndjson")], Body::from_stream(events)).into_response()
 }
 
 /// Serves until `shutdown`; requests under way may finish, streams that never end may not.

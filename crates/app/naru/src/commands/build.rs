@@ -1,0 +1,268 @@
+//! `naru build`: the command line of `docker build` in front of an `Image` object. The context goes to the
+//! daemon through its registry, the progress comes back as events, the image stays in the daemon's store
+//! and, if asked for, comes out as a file, a directory or in another registry.
+
+mod output;
+mod progress;
+mod remote;
+
+use crate::cli::Global;
+use crate::connection;
+use crate::error::{Context, Error, Result};
+use clap::{Args, ValueEnum};
+use futures::StreamExt;
+use naru_builder::{BuiltImage, Event, Ignore, Order};
+use naru_objects::{ImageSpec, NAMESPACE, Upload, kinds};
+use output::Output;
+use progress::Progress;
+use remote::Remote;
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Args)]
+pub struct BuildArgs {
+    /// The directory whose files `COPY` sees, or `-` for a Dockerfile (or a tar archive) on standard input.
+    pub context: String,
+    /// The image's name: `web:1`. Several are allowed.
+    #[arg(short, long = "tag", value_name = "NAME")]
+    pub tags: Vec<String>,
+    /// The Dockerfile; `-` reads it from standard input. [default: Dockerfile in the context]
+    #[arg(short, long)]
+    pub file: Option<String>,
+    /// The stage to build, if not the last.
+    #[arg(long)]
+    pub target: Option<String>,
+    /// A value for an `ARG`; without `=` it is taken from the environment.
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub build_args: Vec<String>,
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub labels: Vec<String>,
+    /// What `FROM` or `COPY --from` mean by a name: a directory, or `docker-image://name`.
+    #[arg(long = "build-context", value_name = "NAME=DIRECTORY")]
+    pub build_contexts: Vec<String>,
+    /// The platform to build for.
+    #[arg(long = "platform", value_delimiter = ',')]
+    pub platforms: Vec<String>,
+    /// Do every step again.
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Ask the registries for newer base images.
+    #[arg(long)]
+    pub pull: bool,
+    /// Where the image goes besides the daemon's store: `type=oci|docker|tar,dest=FILE`, or
+    /// `type=local,dest=DIRECTORY`; a directory alone means the latter.
+    #[arg(short, long = "output", value_name = "type=..,dest=..")]
+    pub outputs: Vec<String>,
+    /// How to show the progress.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub progress: ProgressKind,
+    /// Print only the image's digest.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Write the image's digest into this file.
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressKind {
+    /// `tty` on a terminal, otherwise `plain`.
+    Auto,
+    /// Every line, as it comes.
+    Plain,
+    /// Steps under way stay at the bottom.
+    Tty,
+    /// Events as JSON, one per line, on standard output.
+    Rawjson,
+}
+
+pub async fn run(global: &Global, args: &BuildArgs) -> Result<ExitCode> {
+    let outputs = args.outputs.iter().map(|it| Output::parse(it)).collect::<Result<Vec<_>>>()?;
+    let source = read_source(args)?;
+    let remote = Remote::new(global)?;
+    let client = connection::client(global).await?;
+    let mut upload = Upload {
+        digest: remote.upload(source.context).await?,
+        dockerfile: source.dockerfile,
+        ..Upload::default()
+    };
+    for pair in &args.build_contexts {
+        let (name, value) = split(pair, "--build-context base=../base")?;
+        let value = match value.split_once("://") {
+            Some(("docker-image", _)) => value,
+            Some((scheme, _)) => {
+                return Err(Error::new(format!("`{scheme}://` cannot be a build context"))
+                    .hint("a directory can, and docker-image://name"));
+            }
+            None => remote.upload(pack(Path::new(&value), &Ignore::default())?).await?,
+        };
+        upload.contexts.insert(name, value);
+    }
+    let first = args.tags.first().map_or("image", |it| it.as_str());
+    let service = first.rsplit('/').next().unwrap_or(first).split(':').next().unwrap_or(first);
+    let spec = ImageSpec {
+        upload: Some(upload),
+        service: naru_objects::dns_label(service, 63),
+        dockerfile: source.name,
+        target: args.target.clone(),
+        args: build_args(&args.build_args)?,
+        tags: args.tags.clone(),
+        labels: args.labels.iter().map(|it| split(it, "--label a=b")).collect::<Result<_>>()?,
+        platforms: args.platforms.clone(),
+        no_cache: args.no_cache,
+        pull: args.pull,
+        ..ImageSpec::default()
+    };
+    let image = naru_builder::submit(&client, NAMESPACE, Order { spec, ..Order::default() }).await?;
+    let name = naru_objects::name_of(&image).to_owned();
+    let built = tokio::select! {
+        built = follow(&remote, &name, args) => built?,
+        _ = tokio::signal::ctrl_c() => {
+            client.delete(&kinds::IMAGE, NAMESPACE, &name, None).await?;
+            return Err(Error::new("the build was stopped"));
+        }
+    };
+    let Some(built) = built else { return Ok(ExitCode::FAILURE) };
+    for output in &outputs {
+        output.write(&remote, &built).await?;
+    }
+    if let Some(path) = &args.iidfile {
+        std::fs::write(path, built.digest.as_str()).context(|| format!("cannot write {}", path.display()))?;
+    }
+    match (args.quiet, args.progress) {
+        (true, _) => println!("{}", built.digest),
+        (false, ProgressKind::Rawjson) => {}
+        (false, _) => println!("{} {}", built.names.join(" "), built.digest),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows the build until its end. `None`: it failed, and why has been said.
+async fn follow(remote: &Remote, name: &str, args: &BuildArgs) -> Result<Option<BuiltImage>> {
+    let kind = match args.progress {
+        _ if args.quiet => None,
+        ProgressKind::Auto if std::io::stderr().is_terminal() => Some(ProgressKind::Tty),
+        ProgressKind::Auto => Some(ProgressKind::Plain),
+        other => Some(other),
+    };
+    let mut progress = Progress::new(kind);
+    let mut events = std::pin::pin!(remote.events(name).await?);
+    while let Some(event) = events.next().await {
+        let event = event?;
+        progress.show(&event)?;
+        match event {
+            Event::Done(built) => return Ok(Some(built)),
+            Event::Failed { .. } => return Ok(None),
+            _ => {}
+        }
+    }
+    Err(Error::new("the daemon ended the connection before the build was done")
+        .hint(format!("when it is back it goes on; `kubectl get image {name}` shows how far it is")))
+}
+
+/// What is sent.
+struct Source {
+    context: tempfile::SpooledTempFile,
+    /// What errors call the Dockerfile.
+    name: String,
+    /// `None`: it is in the archive.
+    dockerfile: Option<String>,
+}
+
+fn read_source(args: &BuildArgs) -> Result<Source> {
+    if args.context == "-" {
+        return read_stdin(args);
+    }
+    if args.context.contains("://") || args.context.starts_with("git@") {
+        return Err(Error::new(format!("`{}` is not a directory", args.context))
+            .hint("clone the repository and build its directory"));
+    }
+    let root = Path::new(&args.context);
+    if !root.is_dir() {
+        return Err(Error::new(format!("`{}` is not a directory", root.display()))
+            .hint("the last argument is the build context: `naru build -t web:1 .`"));
+    }
+    let (name, text, own_ignore) = match args.file.as_deref() {
+        Some("-") => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context(|| "cannot read standard input".into())?;
+            ("Dockerfile".to_owned(), text, None)
+        }
+        file => {
+            let path = file.map_or_else(|| root.join("Dockerfile"), PathBuf::from);
+            let text = std::fs::read_to_string(&path).map_err(|it| {
+                Error::new(format!("cannot read the Dockerfile {}: {it}", path.display()))
+                    .hint("name it with --file")
+            })?;
+            let mut own = path.clone().into_os_string();
+            own.push(".dockerignore");
+            (file.unwrap_or("Dockerfile").to_owned(), text, Some(PathBuf::from(own)))
+        }
+    };
+    let mut ignore = Ignore::default();
+    for path in own_ignore.into_iter().chain([root.join(".dockerignore")]) {
+        let Ok(text) = std::fs::read(&path) else { continue };
+        ignore = Ignore::parse(&String::from_utf8_lossy(&text)).map_err(|(line, why)| {
+            Error::new(format!("this pattern cannot be understood: {why}\n  --> {}:{line}:1", path.display()))
+        })?;
+        break;
+    }
+    Ok(Source { context: pack(root, &ignore)?, name, dockerfile: Some(text) })
+}
+
+/// A Dockerfile without a context, or a context as an archive.
+fn read_stdin(args: &BuildArgs) -> Result<Source> {
+    let mut input = std::io::stdin().lock();
+    let mut head = Vec::new();
+    (&mut input).take(512).read_to_end(&mut head).context(|| "cannot read standard input".into())?;
+    let is_compressed = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+    let is_archive = is_compressed || head.get(257..262) == Some(b"ustar");
+    let mut context = spooled();
+    if is_archive {
+        let mut all = std::io::Cursor::new(head).chain(input);
+        std::io::copy(&mut all, &mut context).context(|| "cannot read standard input".into())?;
+        let name = args.file.clone().unwrap_or_else(|| "Dockerfile".into());
+        return Ok(Source { context, name, dockerfile: None });
+    }
+    input.read_to_end(&mut head).context(|| "cannot read standard input".into())?;
+    let text = String::from_utf8(head)
+        .map_err(|_| Error::new("standard input is neither a Dockerfile nor a tar archive"))?;
+    std::io::copy(&mut [0u8; 1024].as_slice(), &mut context)?; // an archive of nothing
+    Ok(Source { context, name: "Dockerfile".into(), dockerfile: Some(text) })
+}
+
+fn spooled() -> tempfile::SpooledTempFile {
+    const IN_MEMORY_MAX: usize = 32 << 20; // larger contexts go through a file
+    tempfile::SpooledTempFile::new(IN_MEMORY_MAX)
+}
+
+fn pack(root: &Path, ignore: &Ignore) -> Result<tempfile::SpooledTempFile> {
+    let mut file = spooled();
+    naru_builder::pack_context(root, ignore, std::io::BufWriter::new(&mut file))
+        .context(|| format!("cannot read the build context {}", root.display()))?;
+    Ok(file)
+}
+
+fn build_args(given: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    for it in given {
+        match it.split_once('=') {
+            Some((name, value)) => drop(out.insert(name.to_owned(), value.to_owned())),
+            // As docker: a name that is not set is not given.
+            None => out.extend(std::env::var(it).ok().map(|value| (it.clone(), value))),
+        }
+    }
+    // What a build asked to be reproducible says once for all tools.
+    if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
+        out.entry("SOURCE_DATE_EPOCH".into()).or_insert(epoch);
+    }
+    Ok(out)
+}
+
+fn split(pair: &str, example: &str) -> Result<(String, String)> {
+    pair.split_once('=')
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .ok_or_else(|| Error::new(format!("`{pair}` has no `=`")).hint(format!("write it like `{example}`")))
+}
