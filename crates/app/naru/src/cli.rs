@@ -134,6 +134,13 @@ pub struct ServeArgs {
     /// Registries that are spoken to without TLS: `localhost:5000`.
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,
+    /// Serve images of this registry through ours, and keep them: `docker.io`. Whoever reaches the port may
+    /// make us fetch them.
+    #[arg(long, value_name = "REGISTRY")]
+    pub registry_proxy: Vec<String>,
+    /// Reading from our registry needs a right, too: `get` on `repositories` of the group `naru.dev`.
+    #[arg(long)]
+    pub registry_private: bool,
     /// Ask a mirror before a registry itself: `docker.io=https://mirror.example.com`.
     #[arg(long, value_name = "REGISTRY=MIRROR")]
     pub registry_mirror: Vec<String>,

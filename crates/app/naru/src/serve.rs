@@ -125,9 +125,17 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     };
     let builds = BuildLogs::open(data_dir.join("builds/logs"));
     let builds = builds.context(|| "cannot create the directory of build logs".into())?;
+    let auth = naru_registry::Auth {
+        token: secret_text(&connection::push_token_path(data_dir))?,
+        client: Some(client.clone()),
+        is_private: args.registry_private,
+    };
+    let registry = naru_registry::Config { auth, upstreams: args.registry_proxy.clone() };
+    let registry = Registry::open(images.clone(), registry)
+        .context(|| "cannot open what belongs to the registry".into())?;
     let router = http::router(http::Parts {
         git: git.clone(),
-        registry: Registry::new(images.clone(), secret_text(&connection::push_token_path(data_dir))?),
+        registry,
         gateway: gateway.clone(),
         node: node.clone(),
         builds: builds.clone(),

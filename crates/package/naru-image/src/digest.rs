@@ -1,8 +1,8 @@
-//! Content addresses: `sha256:` and 64 hex digits, nothing else. A [`Digest`] that exists is well formed,
-//! so its hex part may be used as a file name.
+//! Content addresses: `sha256:` and 64 hex digits, or `sha512:` and 128. Ours are sha256; the others come from
+//! people who want them. A [`Digest`] that exists is well formed, so its hex part may be used as a file name.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 use std::io::{self, Read, Write};
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -10,18 +10,27 @@ use std::io::{self, Read, Write};
 pub struct Digest(String);
 
 #[derive(Debug, thiserror::Error)]
-#[error("not a digest of the form `sha256:<64 hex digits>`: {0}")]
+#[error("not a digest of the form `sha256:<64 hex digits>` or `sha512:<128 hex digits>`: {0}")]
 pub struct DigestError(String);
 
 impl Digest {
     pub fn parse(text: &str) -> Result<Self, DigestError> {
-        let hex = text.strip_prefix("sha256:").unwrap_or_default();
-        let lower_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
-        if hex.len() == 64 && hex.bytes().all(lower_hex) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(DigestError(text.chars().take(100).collect()))
+        let is_lower_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        let is_digest = match text.split_once(':') {
+            Some(("sha256", hex)) => hex.len() == 64 && hex.bytes().all(is_lower_hex),
+            Some(("sha512", hex)) => hex.len() == 128 && hex.bytes().all(is_lower_hex),
+            _ => false,
+        };
+        match is_digest {
+            true => Ok(Self(text.to_owned())),
+            false => Err(DigestError(text.chars().take(150).collect())),
         }
+    }
+
+    /// A digest whose algorithm is told by its length, as in names of files.
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let algorithm = if hex.len() == 128 { "sha512" } else { "sha256" };
+        Self::parse(&format!("{algorithm}:{hex}")).ok()
     }
 
     /// The digest of these bytes.
@@ -29,22 +38,56 @@ impl Digest {
         Self::from_hasher(Sha256::new_with_prefix(bytes))
     }
 
+    /// The digest of these bytes by the same algorithm as this one.
+    pub fn same_kind_of(&self, bytes: impl AsRef<[u8]>) -> Self {
+        match self.algorithm() {
+            "sha512" => Self::named("sha512", &Sha512::digest(bytes)),
+            _ => Self::of(bytes),
+        }
+    }
+
     pub fn from_hasher(hasher: Sha256) -> Self {
+        Self::named("sha256", &hasher.finalize())
+    }
+
+    fn named(algorithm: &str, bytes: &[u8]) -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = String::with_capacity(71);
-        text.push_str("sha256:");
-        for byte in hasher.finalize() {
+        let mut text = String::with_capacity(algorithm.len() + 1 + bytes.len() * 2);
+        text.push_str(algorithm);
+        text.push(':');
+        for byte in bytes {
             text.push(HEX[usize::from(byte >> 4)] as char);
             text.push(HEX[usize::from(byte & 15)] as char);
         }
         Self(text)
     }
 
+    /// `sha256` or `sha512`.
+    pub fn algorithm(&self) -> &str {
+        &self.0[.."sha256".len()]
+    }
+
+    /// The digest of all that can be read, by the same algorithm as this one.
+    pub fn same_kind_of_file(&self, file: &mut impl Read) -> io::Result<Self> {
+        match self.algorithm() {
+            "sha512" => {
+                let mut hasher = Sha512::new();
+                io::copy(file, &mut hasher)?;
+                Ok(Self::named("sha512", &hasher.finalize()))
+            }
+            _ => {
+                let mut hasher = Sha256::new();
+                io::copy(file, &mut hasher)?;
+                Ok(Self::from_hasher(hasher))
+            }
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Without `sha256:`.
+    /// Without the algorithm.
     pub fn hex(&self) -> &str {
         &self.0["sha256:".len()..]
     }
@@ -86,8 +129,19 @@ impl<T> Hashing<T> {
         Self { inner, hasher: Sha256::new(), bytes: 0 }
     }
 
+    /// Goes on where an earlier one stopped, whose bytes are read once more.
+    pub fn resume(inner: T, earlier: &mut impl Read) -> io::Result<Self> {
+        let mut hashing = Hashing::new(io::sink());
+        io::copy(earlier, &mut hashing)?;
+        Ok(Self { inner, hasher: hashing.hasher, bytes: hashing.bytes })
+    }
+
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    pub fn get_ref(&self) -> &T {
+        &self.inner
     }
 
     pub fn finish(self) -> (T, Digest, u64) {
@@ -121,7 +175,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_lower_case_sha256_is_a_digest() {
+    fn only_lower_case_hex_of_a_known_algorithm_is_a_digest() {
+        let long = Digest::parse(&format!("sha512:{}", "0a".repeat(64))).unwrap();
+        assert_eq!(Digest::from_hex(long.hex()).as_ref(), Some(&long));
+        assert!(
+            long.same_kind_of("")
+                .as_str()
+                .starts_with("sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc")
+        );
+        assert_eq!(long.same_kind_of("x"), long.same_kind_of_file(&mut "x".as_bytes()).unwrap());
         let good = Digest::of("");
         assert_eq!(good.as_str(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(Digest::parse(good.as_str()).unwrap(), good);

@@ -4,11 +4,15 @@ use crate::Credential;
 use crate::digest::Digest;
 use crate::host;
 use crate::layers::Layer;
-use crate::oci::{ANNOTATION_BASE, Descriptor, ImageConfig, Manifest, media_type};
+use crate::oci::{ANNOTATION_BASE, Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};
 use crate::reference::{HOST_IMAGE, Reference, alias_of};
-use crate::store::{CONFIG_BYTES_MAX, Error, ImageStore, Result, io_error, sync_directory};
+use crate::repositories::DEPTH_MAX;
+use crate::store::{
+    BLOB_DIRECTORIES, CONFIG_BYTES_MAX, Error, ImageStore, MANIFEST_BYTES_MAX, Result, io_error,
+    sync_directory,
+};
 use crate::view::View;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -111,6 +115,12 @@ fn documents(
         annotations,
     };
     (config, serde_json::to_vec(&manifest).expect("a manifest is plain data"))
+}
+
+/// What of an image's configuration says which layers it has.
+#[derive(serde::Deserialize)]
+struct RootFsOnly {
+    rootfs: RootFs,
 }
 
 /// What [`ImageStore::gc`] must not touch besides tagged images.
@@ -239,7 +249,19 @@ impl ImageStore {
             Resolved::Name(it) => it,
         };
         let Some(found) = self.find(&reference)? else { return Ok(None) };
-        self.load(name, &found.digest).map(Some)
+        let Some(digest) = self.for_this_machine(&found.digest)? else { return Ok(None) };
+        self.load(name, &digest).map(Some)
+    }
+
+    /// The manifest itself, or of an index the one for this machine; none if that was never fetched.
+    pub fn for_this_machine(&self, digest: &Digest) -> Result<Option<Digest>> {
+        let document: serde_json::Value = self.read_json("manifest", digest, MANIFEST_BYTES_MAX)?;
+        if !document["manifests"].is_array() {
+            return Ok(Some(digest.clone()));
+        }
+        let index: Index = self.read_json("index", digest, MANIFEST_BYTES_MAX)?;
+        let entry = index.manifests.iter().find(|it| it.is_for_this_machine());
+        Ok(entry.filter(|it| self.blob_size(&it.digest).is_some()).map(|it| it.digest.clone()))
     }
 
     /// The image of a manifest that is here.
@@ -315,19 +337,35 @@ impl ImageStore {
 
     /// Removes what no tag, none of `keep` and nothing younger than `age_min` needs.
     pub fn gc(&self, keep: &Keep, age_min: Duration) -> Result<Collected> {
-        let mut blobs: HashSet<Digest> = keep.manifests.iter().cloned().collect();
         let mut layers: HashSet<Digest> = keep.layers.iter().cloned().collect();
-        blobs.extend(self.tags()?.into_iter().map(|(_, it)| it.digest));
-        for digest in blobs.clone() {
-            let Ok(manifest) = self.manifest(&digest) else { continue };
-            blobs.extend(manifest.layers.iter().map(|it| it.digest.clone()));
-            if let Ok(config) =
-                self.read_json::<ImageConfig>("image config", &manifest.config.digest, CONFIG_BYTES_MAX)
+        let repositories = self.repositories();
+        let mut live: BTreeSet<Digest> = BTreeSet::new();
+        let tagged = self.tags()?.into_iter().map(|(_, it)| it.digest);
+        for digest in keep.manifests.iter().cloned().chain(tagged) {
+            repositories.collect(&digest, &mut live, DEPTH_MAX);
+        }
+        // What says something about a living image lives with it: signatures, provenance, lists of contents.
+        let mut referrers = repositories.all_referrers();
+        loop {
+            let (of_living, others): (Vec<_>, Vec<_>) =
+                referrers.into_iter().partition(|(subject, _)| live.contains(subject));
+            referrers = others;
+            if of_living.is_empty() {
+                break;
+            }
+            for (_, referrer) in of_living {
+                repositories.collect(&referrer, &mut live, DEPTH_MAX);
+            }
+        }
+        for digest in &live {
+            let is_small = self.blob_size(digest).is_some_and(|it| it <= CONFIG_BYTES_MAX);
+            if is_small
+                && let Ok(config) = self.read_json::<RootFsOnly>("image config", digest, CONFIG_BYTES_MAX)
             {
                 layers.extend(config.rootfs.diff_ids);
             }
-            blobs.insert(manifest.config.digest);
         }
+        let mut blobs: HashSet<Digest> = live.into_iter().collect();
         for layer in &layers {
             blobs.extend(self.layer_record(layer).and_then(|it| it.blob).map(|it| it.1));
         }
@@ -340,10 +378,14 @@ impl ImageStore {
             age.is_some_and(|it| it >= age_min)
         };
         let mut collected = Collected::default();
-        let directory = self.dir().join("blobs/sha256");
-        for entry in fs::read_dir(&directory).map_err(io_error("read", &directory))?.flatten() {
-            let digest = Digest::parse(&format!("sha256:{}", entry.file_name().to_string_lossy()));
-            let is_kept = digest.is_ok_and(|it| blobs.contains(&it));
+        let directories = BLOB_DIRECTORIES.map(|it| self.dir().join(it));
+        let mut entries = Vec::new();
+        for directory in &directories {
+            entries.extend(fs::read_dir(directory).map_err(io_error("read", directory))?.flatten());
+        }
+        for entry in entries {
+            let digest = Digest::from_hex(&entry.file_name().to_string_lossy());
+            let is_kept = digest.is_some_and(|it| blobs.contains(&it));
             if !is_kept && is_old(&entry.path()) {
                 collected.bytes += entry.metadata().map(|it| it.len()).unwrap_or(0);
                 fs::remove_file(entry.path()).map_err(io_error("remove", &entry.path()))?;
@@ -354,7 +396,7 @@ impl ImageStore {
         for entry in fs::read_dir(&directory).map_err(io_error("read", &directory))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some(hex) = name.strip_suffix(".json") else { continue };
-            let Ok(digest) = Digest::parse(&format!("sha256:{hex}")) else { continue };
+            let Some(digest) = Digest::from_hex(hex) else { continue };
             // The record's time is the layer's age: the directory's own is the image's.
             if layers.contains(&digest) || !is_old(&entry.path()) {
                 continue;
@@ -368,6 +410,7 @@ impl ImageStore {
             fs::remove_file(entry.path()).map_err(io_error("remove", &entry.path()))?;
             collected.layers += 1;
         }
+        repositories.forget_missing().map_err(io_error("clean", &self.dir().join("registry")))?;
         Ok(collected)
     }
 }

@@ -39,6 +39,11 @@ impl Descriptor {
     pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
         Self { media_type: media_type.into(), digest, size, annotations: BTreeMap::new(), platform: None }
     }
+
+    /// In an index: whether containers of it can run here.
+    pub fn is_for_this_machine(&self) -> bool {
+        self.platform.as_ref().is_some_and(|it| it.os == "linux" && it.architecture == architecture())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@
 //! Nothing outside the registry is ever fetched: a layer that names other URLs (a "foreign" layer) is
 //! refused, because those would be requests that the image's author makes us do.
 
-use crate::digest::{Digest, Hashing};
+use crate::digest::Digest;
 use crate::oci::{Descriptor, ImageConfig, Index, Manifest, architecture, media_type};
 use crate::reference::Reference;
 use crate::remote::{RegistryError, Remote, TRIES_MAX};
@@ -12,13 +12,44 @@ use crate::store::{Credential, Error, ImageStore, LAYERS_MAX};
 use futures::TryStreamExt;
 use reqwest::header::RANGE;
 use reqwest::{Method, StatusCode};
-use std::io::{self, Write};
+use std::collections::HashSet;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
 
 const CONFIG_BYTES_MAX: u64 = 8 << 20; // the largest seen is a few hundred KiB
 const BLOB_BYTES_MAX: u64 = 32 << 30; // bounds what one pull can put on the disk
 const PARALLEL: usize = 3; // one download seldom fills a line
+
+/// Blobs under way: whoever wants one that somebody else is fetching waits for it.
+#[derive(Default)]
+pub(crate) struct UnderWay {
+    held: Mutex<HashSet<Digest>>,
+    freed: Notify,
+}
+
+struct Held<'a>(&'a UnderWay, Digest);
+
+impl UnderWay {
+    async fn hold(&self, digest: &Digest) -> Held<'_> {
+        loop {
+            let freed = self.freed.notified();
+            if self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.clone()) {
+                return Held(self, digest.clone());
+            }
+            freed.await;
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+        self.0.freed.notify_waiters();
+    }
+}
 
 /// One image at a time: two pods that want the same must not fetch it twice.
 #[derive(Default)]
@@ -58,7 +89,8 @@ impl ImageStore {
             None => reference.tag.clone().unwrap_or_else(|| "latest".into()),
         };
         let (mut kind, mut bytes) = remote.manifest(&wanted).await?;
-        let mut digest = Digest::of(&bytes);
+        let mut digest =
+            reference.digest.as_ref().map_or_else(|| Digest::of(&bytes), |it| it.same_kind_of(&bytes));
         if let Some(expected) = &reference.digest
             && *expected != digest
         {
@@ -69,16 +101,13 @@ impl ImageStore {
         if is_index(&kind, &bytes) {
             let index: Index =
                 serde_json::from_slice(&bytes).map_err(|it| refused(format!("bad index: {it}")))?;
-            let ours = |it: &&Descriptor| {
-                it.platform.as_ref().is_some_and(|it| it.os == "linux" && it.architecture == architecture())
-            };
             let entry = index
                 .manifests
                 .iter()
-                .find(ours)
+                .find(|it| it.is_for_this_machine())
                 .ok_or_else(|| refused(format!("it has no variant for linux/{}", architecture())))?;
             (kind, bytes) = remote.manifest(entry.digest.as_str()).await?;
-            digest = Digest::of(&bytes);
+            digest = entry.digest.same_kind_of(&bytes);
             if digest != entry.digest || is_index(&kind, &bytes) {
                 return Err(refused("its index and its manifest disagree".into()));
             }
@@ -102,13 +131,68 @@ impl ImageStore {
             .try_for_each_concurrent(PARALLEL, |layer| remote.blob(self, layer, BLOB_BYTES_MAX))
             .await?;
         // The manifest last: once it is here, everything that it names is.
-        self.put_blob(&bytes)?;
+        self.put_blob_as(&bytes, &digest)?;
         if reference.tag.is_some() {
             let kind = if kind.is_empty() { media_type::MANIFEST } else { &kind };
             self.tag(reference, &digest, kind)?;
         }
         tracing::info!(image = %reference, %digest, "pulled");
         Ok(digest)
+    }
+}
+
+impl ImageStore {
+    /// Fetches the manifest or index that a name stands for at its registry as it is, and tags it; nothing that
+    /// it names is fetched. For whoever serves it on.
+    pub async fn fetch_manifest(&self, reference: &Reference) -> Result<Digest, Error> {
+        let wanted = match &reference.digest {
+            Some(it) => it.to_string(),
+            None => reference.tag.clone().unwrap_or_else(|| "latest".into()),
+        };
+        let mut fetched = None;
+        let mut failure = None;
+        for remote in Remote::all_for_pull(self, reference, &[]).await? {
+            match remote.manifest(&wanted).await {
+                Ok(it) => {
+                    fetched = Some((remote, it));
+                    break;
+                }
+                Err(it) => failure = Some(it),
+            }
+        }
+        let Some((remote, (kind, bytes))) = fetched else {
+            return Err(failure.expect("the registry itself is always asked").into());
+        };
+        let digest =
+            reference.digest.as_ref().map_or_else(|| Digest::of(&bytes), |it| it.same_kind_of(&bytes));
+        if reference.digest.as_ref().is_some_and(|it| *it != digest) {
+            return Err(remote.refused(format!("the registry sent {digest} instead")).into());
+        }
+        let document: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|it| remote.refused(format!("bad manifest: {it}")))?;
+        if document["schemaVersion"] != 2 {
+            return Err(remote
+                .refused("it is in Docker's schema 1, which nobody should use any more")
+                .into());
+        }
+        self.put_blob_as(&bytes, &digest)?;
+        if reference.tag.is_some() {
+            let default = if is_index(&kind, &bytes) { media_type::INDEX } else { media_type::MANIFEST };
+            self.tag(reference, &digest, if kind.is_empty() { default } else { &kind })?;
+        }
+        Ok(digest)
+    }
+
+    /// Fetches one blob of a repository at its registry, unless it is here.
+    pub async fn fetch_blob(&self, reference: &Reference, digest: &Digest) -> Result<(), Error> {
+        let mut failure = None;
+        for remote in Remote::all_for_pull(self, reference, &[]).await? {
+            match remote.whole_blob(self, digest).await {
+                Ok(()) => return Ok(()),
+                Err(it) => failure = Some(it),
+            }
+        }
+        Err(failure.expect("the registry itself is always asked"))
     }
 }
 
@@ -157,6 +241,10 @@ impl Remote {
         if store.blob_size(&blob.digest) == Some(blob.size) {
             return Ok(());
         }
+        let _held = store.inner.under_way.hold(&blob.digest).await;
+        if store.blob_size(&blob.digest) == Some(blob.size) {
+            return Ok(()); // somebody else was faster
+        }
         let refused = |why: String| self.refused(why);
         if blob.size > bytes_max {
             return Err(refused(format!("blob {} says to have {} bytes", blob.digest, blob.size)).into());
@@ -175,21 +263,28 @@ impl Remote {
         let (store, expected, name) = (store.clone(), blob.digest.clone(), self.name.clone());
         tokio::task::spawn_blocking(move || {
             let fail = |source| RegistryError::Write { path: partial.clone(), source };
-            let file = std::fs::File::open(&partial).map_err(fail)?;
-            file.sync_all().map_err(fail)?;
-            let mut hashing = Hashing::new(&file);
-            io::copy(&mut hashing, &mut io::sink()).map_err(fail)?;
-            let (_, digest, _) = hashing.finish();
+            let mut file = std::fs::File::open(&partial).map_err(fail)?;
+            let digest = expected.same_kind_of_file(&mut file).map_err(fail)?;
             if digest != expected {
                 std::fs::remove_file(&partial).map_err(fail)?;
                 let why = format!("blob {expected} has other content: {digest}");
                 return Err(Error::from(RegistryError::Refused { name, why }));
             }
-            std::fs::rename(&partial, store.blob_path(&expected)).map_err(fail)?;
-            crate::store::sync_directory(&store.dir().join("blobs/sha256"))
+            store.adopt_blob(&partial, &expected)
         })
         .await
         .map_err(|_| Error::Task)?
+    }
+
+    /// A blob of which only the digest is known.
+    async fn whole_blob(&self, store: &ImageStore, digest: &Digest) -> Result<(), Error> {
+        let head = self.send(Method::HEAD, &self.url(&format!("blobs/{digest}")), |it| it).await?;
+        let head = self.checked(head, &format!("blob {digest}")).await?;
+        let length = head.headers().get(reqwest::header::CONTENT_LENGTH).and_then(|it| it.to_str().ok());
+        let size = length.and_then(|it| it.parse().ok());
+        let size =
+            size.ok_or_else(|| self.refused(format!("its registry does not tell the size of {digest}")))?;
+        self.blob(store, &Descriptor::new(media_type::LAYER, digest.clone(), size), BLOB_BYTES_MAX).await
     }
 
     async fn fetch(&self, blob: &Descriptor, partial: &std::path::Path) -> Result<(), RegistryError> {

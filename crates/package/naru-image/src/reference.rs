@@ -31,9 +31,10 @@ impl Reference {
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         let fail = |why| ReferenceError { why, name: text.chars().take(300).collect() };
         let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => {
-                (rest, Some(Digest::parse(digest).map_err(|_| fail("the digest is not sha256"))?))
-            }
+            Some((rest, digest)) => (
+                rest,
+                Some(Digest::parse(digest).map_err(|_| fail("the digest is neither sha256 nor sha512"))?),
+            ),
             None => (text, None),
         };
         let (rest, tag) = match rest.rsplit_once(':') {

@@ -20,7 +20,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-const MANIFEST_BYTES_MAX: u64 = 4 << 20; // as most registries
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 << 20; // as most registries
+/// Below the store: the OCI layout's, one per algorithm.
+pub(crate) const BLOB_DIRECTORIES: [&str; 2] = ["blobs/sha256", "blobs/sha512"];
 pub(crate) const CONFIG_BYTES_MAX: u64 = 8 << 20; // the largest seen is a few hundred KiB
 pub const LAYERS_MAX: usize = 500; // overlayfs's own limit
 
@@ -111,6 +113,7 @@ pub(crate) struct Inner {
     /// Documents of images that exist for one step of a build only, and never touch the disk.
     pub(crate) transient: Mutex<HashMap<Digest, Vec<u8>>>,
     pub(crate) turn: crate::pull::Turn,
+    pub(crate) under_way: crate::pull::UnderWay,
     pub(crate) clients: crate::remote::Clients,
 }
 
@@ -118,7 +121,7 @@ impl ImageStore {
     /// Opens the store, creating it if need be. Clears what a killed process left in `tmp/`, and drops
     /// unpacked layers that were written before a power cut and never forced to disk.
     pub fn open(config: Config) -> Result<Self> {
-        for directory in ["blobs/sha256", "layers", "committed", "tmp", "empty"] {
+        for directory in BLOB_DIRECTORIES.iter().chain(&["layers", "committed", "tmp", "empty"]) {
             let path = config.dir.join(directory);
             fs::create_dir_all(&path).map_err(io_error("create", &path))?;
         }
@@ -131,6 +134,7 @@ impl ImageStore {
             boot,
             host: (root, host_config),
             turn: Default::default(),
+            under_way: Default::default(),
             clients: Default::default(),
             index: Mutex::default(),
             expected: Mutex::default(),
@@ -178,7 +182,7 @@ impl ImageStore {
             if name.ends_with(".json") {
                 continue;
             }
-            let record = Digest::parse(&format!("sha256:{name}")).ok().and_then(|it| self.layer_record(&it));
+            let record = Digest::from_hex(&name).and_then(|it| self.layer_record(&it));
             if !record.is_some_and(|it| it.is_synced || it.boot == self.inner.boot) {
                 tracing::info!(layer = name, "dropping an unpacked layer from before an unclean stop");
                 fs::remove_dir_all(entry.path()).map_err(io_error("remove", &entry.path()))?;
@@ -224,7 +228,7 @@ impl ImageStore {
     // ---- blobs
 
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.dir().join("blobs/sha256").join(digest.hex())
+        self.dir().join("blobs").join(digest.algorithm()).join(digest.hex())
     }
 
     /// Size of a blob that is here.
@@ -234,16 +238,28 @@ impl ImageStore {
 
     pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
-        let path = self.blob_path(&digest);
-        if !path.exists() {
-            self.write_file(&path, bytes)?;
-        }
+        self.put_blob_as(bytes, &digest)?;
         Ok(digest)
+    }
+
+    /// Bytes whose digest the caller has made sure of.
+    pub fn put_blob_as(&self, bytes: &[u8], digest: &Digest) -> Result<()> {
+        let path = self.blob_path(digest);
+        if path.exists() { Ok(()) } else { self.write_file(&path, bytes) }
     }
 
     /// A blob that comes in pieces.
     pub fn begin_blob(&self) -> Result<BlobWriter> {
         Ok(BlobWriter { store: self.clone(), file: Hashing::new(self.temp_file()?) })
+    }
+
+    /// Takes a file of the store's own file system in as a blob, whose digest the caller has made sure of. The
+    /// file is moved.
+    pub fn adopt_blob(&self, path: &Path, digest: &Digest) -> Result<()> {
+        let target = self.blob_path(digest);
+        File::open(path).and_then(|it| it.sync_all()).map_err(io_error("write", path))?;
+        fs::rename(path, &target).map_err(io_error("write", &target))?;
+        sync_directory(target.parent().unwrap_or(Path::new("/")))
     }
 
     /// A small blob, checked against its digest.
@@ -258,7 +274,7 @@ impl ImageStore {
             return Err(Error::Damaged { what, digest: digest.clone(), why });
         }
         let bytes = fs::read(&path).map_err(io_error("read", &path))?;
-        let actual = Digest::of(&bytes);
+        let actual = digest.same_kind_of(&bytes);
         if actual != *digest {
             return Err(Error::WrongDigest { what, digest: digest.clone(), actual });
         }

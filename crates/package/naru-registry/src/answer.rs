@@ -24,6 +24,8 @@ pub enum Code {
     Unsupported,
     NotFound,
     Full,
+    /// Somebody whom we must ask does not answer.
+    Unavailable,
     Internal,
 }
 
@@ -48,6 +50,7 @@ impl Code {
             Self::Unsupported => (S::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
             Self::NotFound => (S::NOT_FOUND, "NAME_UNKNOWN"),
             Self::Full => (S::INSUFFICIENT_STORAGE, "UNKNOWN"),
+            Self::Unavailable => (S::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "UNKNOWN"),
         }
     }

@@ -1,139 +1,199 @@
-//! Pushing: blobs in one piece or in chunks, then the manifest that names them. A manifest is taken only
-//! when everything that it names is here, so whoever sees it can pull it.
+//! Pushing blobs: in one piece, in chunks, or by mounting what another repository has. An upload is a file and
+//! the name of its repository; it survives a restart, and its client goes on where it was.
 
 use crate::answer::{Code, Failure, value};
-use crate::read::{blocking, missing};
-use crate::{Inner, Wanted, digest, query_value, wanted};
+use crate::read::blocking;
+use crate::write::io_error;
+use crate::{Inner, digest, header_text, query_value};
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderMap, StatusCode, header};
-use naru_image::oci::{ANNOTATION_BASE, media_type};
-use naru_image::{Digest, is_repository};
-use serde_json::Value;
+use naru_image::{Digest, Hashing, is_repository};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
-const MANIFEST_BYTES_MAX: usize = 4 << 20; // as most registries
 const BLOB_BYTES_MAX: u64 = 32 << 30; // bounds what one upload can put on the disk
 const UPLOADS_MAX: usize = 256; // open at once
-const UPLOAD_IDLE_MAX: Duration = Duration::from_secs(3600); // an hour without a byte: the client is gone
+const UPLOAD_IDLE_MAX: Duration = Duration::from_secs(24 * 3600); // a day without a byte: the client is gone
+const CHUNKS_WAITING: usize = 16; // between the connection and the disk
 
-/// Uploads that are under way. They do not outlive the process: clients start over.
+/// Uploads that are under way.
 pub struct Uploads {
+    /// Per upload its bytes (`<id>`) and its repository (`<id>.name`).
     dir: PathBuf,
     open: Mutex<HashMap<String, Upload>>,
 }
 
 struct Upload {
     name: String,
-    bytes: u64,
-    touched: Instant,
-    /// A request is writing to it.
-    is_busy: bool,
+    touched: SystemTime,
+    /// None while a request is writing to it.
+    content: Option<Content>,
 }
 
+/// What came, and its digest so far.
+type Content = Hashing<File>;
+
 impl Uploads {
-    pub fn new(dir: PathBuf) -> Self {
-        Self { dir, open: Mutex::default() }
+    /// Finds the uploads that were under way when we were last here.
+    pub fn open(dir: PathBuf) -> std::io::Result<Self> {
+        std::fs::create_dir_all(&dir)?;
+        let mut open = HashMap::new();
+        for entry in std::fs::read_dir(&dir)?.flatten() {
+            let file_name = entry.file_name().to_string_lossy().into_owned();
+            let Some(id) = file_name.strip_suffix(".name") else { continue };
+            let (Ok(name), Ok(mut old)) = (std::fs::read_to_string(entry.path()), File::open(dir.join(id)))
+            else {
+                continue;
+            };
+            let touched = old.metadata().and_then(|it| it.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            let file = File::options().append(true).open(dir.join(id))?;
+            let content = Hashing::resume(file, &mut old)?;
+            open.insert(id.to_owned(), Upload { name, touched, content: Some(content) });
+        }
+        Ok(Self { dir, open: Mutex::new(open) })
     }
 
-    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<String, Upload>> {
-        self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn open_uploads(&self) -> std::sync::MutexGuard<'_, HashMap<String, Upload>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, id: &str) -> PathBuf {
-        self.dir.join(format!("upload-{id}"))
+        self.dir.join(id)
     }
 
     fn begin(&self, name: &str) -> Result<String, Failure> {
-        let mut open = self.open();
-        let expired: Vec<String> = open
-            .iter()
-            .filter(|(_, it)| !it.is_busy && it.touched.elapsed() > UPLOAD_IDLE_MAX)
-            .map(|it| it.0.clone())
-            .collect();
+        let mut open = self.open_uploads();
+        let is_idle =
+            |it: &Upload| it.content.is_some() && it.touched.elapsed().is_ok_and(|it| it > UPLOAD_IDLE_MAX);
+        let expired: Vec<String> = open.iter().filter(|(_, it)| is_idle(it)).map(|it| it.0.clone()).collect();
         for id in expired {
             open.remove(&id);
-            let _ = std::fs::remove_file(self.path(&id));
+            self.remove_files(&id);
         }
         if open.len() >= UPLOADS_MAX {
-            return Err(Failure::new(
-                Code::TooManyRequests,
-                format!("{UPLOADS_MAX} uploads are open already"),
-            ));
+            let text = format!("{UPLOADS_MAX} uploads are open already");
+            return Err(Failure::new(Code::TooManyRequests, text));
         }
         let id = uuid::Uuid::new_v4().to_string();
-        let upload = Upload { name: name.to_owned(), bytes: 0, touched: Instant::now(), is_busy: false };
-        open.insert(id.clone(), upload);
+        let file =
+            File::options().create_new(true).append(true).open(self.path(&id)).map_err(write_failed)?;
+        std::fs::write(self.dir.join(format!("{id}.name")), name).map_err(write_failed)?;
+        let content = Some(Hashing::new(file));
+        open.insert(id.clone(), Upload { name: name.to_owned(), touched: SystemTime::now(), content });
         Ok(id)
     }
 
     /// Takes an upload for one request; it is given back when the guard is dropped.
     fn take<'a>(&'a self, name: &str, id: &'a str) -> Result<Taken<'a>, Failure> {
-        let mut open = self.open();
-        let upload = open.get_mut(id).filter(|it| it.name == name);
-        let Some(upload) = upload else {
+        let mut open = self.open_uploads();
+        let Some(upload) = open.get_mut(id).filter(|it| it.name == name) else {
             return Err(Failure::new(Code::BlobUploadUnknown, "there is no such upload; start over"));
         };
-        if upload.is_busy {
+        let Some(content) = upload.content.take() else {
             return Err(Failure::new(Code::RangeInvalid, "another request is writing to this upload"));
-        }
-        upload.is_busy = true;
-        Ok(Taken { uploads: self, id, bytes: upload.bytes })
+        };
+        Ok(Taken { uploads: self, id, content: Some(content) })
     }
 
-    fn remove(&self, id: &str) {
-        self.open().remove(id);
+    fn remove_files(&self, id: &str) {
         let _ = std::fs::remove_file(self.path(id));
+        let _ = std::fs::remove_file(self.dir.join(format!("{id}.name")));
     }
 }
 
 struct Taken<'a> {
     uploads: &'a Uploads,
     id: &'a str,
-    bytes: u64,
+    /// None once the upload is over, or broken beyond going on.
+    content: Option<Content>,
 }
 
 impl Taken<'_> {
-    /// Appends a body to the upload's file.
+    fn bytes(&self) -> u64 {
+        self.content.as_ref().map_or(0, Hashing::bytes)
+    }
+
+    /// Appends a body to the upload's file. Hashing and writing are a thread's business, because both block.
     async fn append(&mut self, body: Body) -> Result<(), Failure> {
-        let path = self.uploads.path(self.id);
-        let file = tokio::fs::OpenOptions::new().create(true).append(true).open(&path).await;
-        let mut file = file.map_err(write_failed)?;
-        let mut stream = body.into_data_stream();
-        while let Some(chunk) = stream.next().await {
-            // A broken connection keeps what came: the client may ask how much and go on.
-            let chunk = match chunk {
-                Ok(it) => it,
-                Err(_) => {
-                    file.flush().await.map_err(write_failed)?;
-                    return Err(Failure::new(Code::BlobUploadInvalid, "the connection broke off"));
+        let Some(mut content) = self.content.take() else {
+            return Err(Failure::new(Code::BlobUploadUnknown, "there is no such upload; start over"));
+        };
+        let (sender, mut chunks) = tokio::sync::mpsc::channel::<Bytes>(CHUNKS_WAITING);
+        let writing = tokio::task::spawn_blocking(move || {
+            while let Some(chunk) = chunks.blocking_recv() {
+                if let Err(error) = content.write_all(&chunk) {
+                    return (content, Err(error));
                 }
+            }
+            (content, Ok(()))
+        });
+        let mut stream = body.into_data_stream();
+        let mut outcome = Ok(());
+        let mut room = BLOB_BYTES_MAX;
+        while let Some(chunk) = stream.next().await {
+            let Ok(chunk) = chunk else {
+                // What came is kept: the client may ask how much and go on.
+                outcome = Err(Failure::new(Code::BlobUploadInvalid, "the connection broke off"));
+                break;
             };
-            if self.bytes + chunk.len() as u64 > BLOB_BYTES_MAX {
-                return Err(Failure::new(Code::SizeInvalid, "the blob is larger than 32 GiB"));
+            let Some(rest) = room.checked_sub(chunk.len() as u64) else {
+                outcome = Err(Failure::new(Code::SizeInvalid, "the blob is larger than 32 GiB"));
+                break;
+            };
+            room = rest;
+            if sender.send(chunk).await.is_err() {
+                break; // the writer says why
             }
-            if let Err(error) = file.write_all(&chunk).await {
-                // How much of the chunk is there is not known: cut back to what is.
-                let _ = file.set_len(self.bytes).await;
-                return Err(write_failed(error));
-            }
-            self.bytes += chunk.len() as u64;
         }
-        file.flush().await.map_err(write_failed)
+        drop(sender);
+        let (content, written) = match writing.await {
+            Ok(it) => it,
+            Err(_) => return Err(Failure::new(Code::Internal, "the upload was not finished")),
+        };
+        match written {
+            Ok(()) => self.content = Some(content),
+            Err(error) => {
+                // How much of the chunk is there is not known: cut back to what was hashed.
+                let (file, bytes) = (content.get_ref(), content.bytes());
+                if file.set_len(bytes).is_ok() {
+                    self.content = Some(content);
+                }
+                outcome = Err(write_failed(error));
+            }
+        }
+        outcome
+    }
+
+    /// The upload is over, whatever came of it.
+    fn close(mut self) -> Option<Content> {
+        let content = self.content.take();
+        self.uploads.open_uploads().remove(self.id);
+        content
     }
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        if let Some(upload) = self.uploads.open().get_mut(self.id) {
-            upload.bytes = self.bytes;
-            upload.touched = Instant::now();
-            upload.is_busy = false;
+        let mut open = self.uploads.open_uploads();
+        match self.content.take() {
+            Some(content) => {
+                if let Some(upload) = open.get_mut(self.id) {
+                    upload.content = Some(content);
+                    upload.touched = SystemTime::now();
+                }
+            }
+            None => {
+                if open.remove(self.id).is_some() {
+                    self.uploads.remove_files(self.id);
+                }
+            }
         }
     }
 }
@@ -146,22 +206,20 @@ fn write_failed(error: std::io::Error) -> Failure {
     Failure::new(Code::Internal, "the upload cannot be written")
 }
 
-fn accepted(name: &str, id: &str, bytes: u64) -> Response {
+fn answer(status: StatusCode, name: &str, id: &str, bytes: u64) -> Response {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::ACCEPTED;
-    upload_headers(&mut response, name, id, bytes);
-    response
-}
-
-fn upload_headers(response: &mut Response, name: &str, id: &str, bytes: u64) {
+    *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, value(format!("/v2/{name}/blobs/uploads/{id}")));
     headers.insert(header::RANGE, value(format!("0-{}", bytes.saturating_sub(1))));
     headers.insert("docker-upload-uuid", value(id));
-    headers.insert(header::CONTENT_LENGTH, value("0"));
+    if status != StatusCode::NO_CONTENT {
+        headers.insert(header::CONTENT_LENGTH, value("0"));
+    }
+    response
 }
 
-fn created(location: String, digest: &Digest) -> Response {
+pub fn created(location: String, digest: &Digest) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::CREATED;
     let headers = response.headers_mut();
@@ -171,26 +229,36 @@ fn created(location: String, digest: &Digest) -> Response {
     response
 }
 
-/// `POST`: opens an upload, mounts a blob that is here already, or takes a blob in one request.
+/// `POST`: opens an upload, mounts a blob of repository `from`, or takes a blob in one request.
 pub async fn begin(
     inner: &Arc<Inner>,
     name: &str,
+    from: Option<String>,
     query: Option<&str>,
     body: Body,
 ) -> Result<Response, Failure> {
     if let Some(wanted) = query_value(query, "mount") {
         let wanted = digest(&wanted)?;
-        let is_named = query_value(query, "from").is_none_or(|it| is_repository(&it));
-        // Every repository is readable by everybody, so mounting gives nothing away.
-        if is_named && inner.store.blob_size(&wanted).is_some() {
-            return Ok(created(format!("/v2/{name}/blobs/{wanted}"), &wanted));
+        if let Some(from) = from.filter(|it| is_repository(it)) {
+            let (blob, to) = (wanted.clone(), name.to_owned());
+            let is_mounted = blocking(inner, move |inner| {
+                let is_there =
+                    inner.repositories.has_blob(&from, &blob)? && inner.store.blob_size(&blob).is_some();
+                if is_there {
+                    inner.repositories.add_blob(&to, &blob).map_err(|it| io_error(inner, it))?;
+                }
+                Ok(is_there)
+            });
+            if is_mounted.await? {
+                return Ok(created(format!("/v2/{name}/blobs/{wanted}"), &wanted));
+            }
         }
     }
     let id = inner.uploads.begin(name)?;
     if query_value(query, "digest").is_some() {
         return finish(inner, name, &id, query, &HeaderMap::new(), body).await;
     }
-    Ok(accepted(name, &id, 0))
+    Ok(answer(StatusCode::ACCEPTED, name, &id, 0))
 }
 
 /// `PATCH`: the next chunk.
@@ -202,18 +270,15 @@ pub async fn append(
     body: Body,
 ) -> Result<Response, Failure> {
     let mut upload = inner.uploads.take(name, id)?;
-    check_range(headers, upload.bytes)?;
+    check_range(headers, upload.bytes())?;
     upload.append(body).await?;
-    Ok(accepted(name, id, upload.bytes))
+    Ok(answer(StatusCode::ACCEPTED, name, id, upload.bytes()))
 }
 
 /// A chunk that says where it belongs must belong at the end.
 fn check_range(headers: &HeaderMap, bytes: u64) -> Result<(), Failure> {
-    let Some(range) = headers.get(header::CONTENT_RANGE) else { return Ok(()) };
-    let start = range
-        .to_str()
-        .ok()
-        .and_then(|it| it.trim_start_matches("bytes ").split_once('-')?.0.parse::<u64>().ok());
+    let Some(range) = header_text(headers, &header::CONTENT_RANGE) else { return Ok(()) };
+    let start = range.trim_start_matches("bytes ").split_once('-').and_then(|it| it.0.parse::<u64>().ok());
     match start == Some(bytes) {
         true => Ok(()),
         false => Err(Failure::new(Code::RangeInvalid, format!("the next byte is number {bytes}"))),
@@ -233,125 +298,47 @@ pub async fn finish(
         query_value(query, "digest").ok_or(Failure::new(Code::DigestInvalid, "`digest` is missing"))?;
     let wanted = digest(&wanted)?;
     let mut upload = inner.uploads.take(name, id)?;
-    check_range(headers, upload.bytes)?;
+    check_range(headers, upload.bytes())?;
     upload.append(body).await?;
-    let (path, expected) = (inner.uploads.path(id), wanted.clone());
-    let stored = blocking(inner, move |inner| {
-        let mut blob = inner.store.begin_blob()?;
-        let failed = |source| naru_image::Error::Io { what: "read", path: path.clone(), source };
-        let mut file = std::fs::File::open(&path).map_err(failed)?;
-        std::io::copy(&mut file, &mut blob).map_err(failed)?;
-        blob.commit(Some(&expected))
+    let content = upload.close();
+    let (id, expected, to) = (id.to_owned(), wanted.clone(), name.to_owned());
+    blocking(inner, move |inner| {
+        let digest = content.map(|it| it.finish().1).map(|it| match expected.algorithm() == it.algorithm() {
+            true => Ok(it),
+            // Hashed once more, by the algorithm that the client turns out to want.
+            false => {
+                File::open(inner.uploads.path(&id)).and_then(|mut it| expected.same_kind_of_file(&mut it))
+            }
+        });
+        let digest = digest.transpose().map_err(|it| io_error(inner, it))?;
+        let stored = match digest {
+            Some(digest) if digest == expected => {
+                let adopted = inner.store.adopt_blob(&inner.uploads.path(&id), &expected);
+                adopted.and_then(|()| {
+                    inner.repositories.add_blob(&to, &expected).map_err(|it| io_error(inner, it))
+                })
+            }
+            Some(actual) => Err(naru_image::Error::WrongDigest { what: "blob", digest: expected, actual }),
+            None => Err(io_error(inner, std::io::ErrorKind::NotFound.into())),
+        };
+        inner.uploads.remove_files(&id);
+        stored
     })
-    .await;
-    drop(upload);
-    inner.uploads.remove(id);
-    stored?;
+    .await?;
     Ok(created(format!("/v2/{name}/blobs/{wanted}"), &wanted))
 }
 
 /// `GET`: how much has come.
 pub async fn state(inner: &Arc<Inner>, name: &str, id: &str) -> Result<Response, Failure> {
-    let bytes = inner.uploads.take(name, id)?.bytes;
+    let bytes = inner.uploads.take(name, id)?.bytes();
+    Ok(answer(StatusCode::NO_CONTENT, name, id, bytes))
+}
+
+/// `DELETE`: the client gives up.
+pub async fn cancel(inner: &Arc<Inner>, name: &str, id: &str) -> Result<Response, Failure> {
+    inner.uploads.take(name, id)?.close();
+    inner.uploads.remove_files(id);
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    upload_headers(&mut response, name, id, bytes);
-    Ok(response)
-}
-
-pub async fn cancel(inner: &Arc<Inner>, id: &str) -> Result<Response, Failure> {
-    inner.uploads.remove(id);
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
-}
-
-/// `PUT` of a manifest: checked, stored, named.
-pub async fn manifest(
-    inner: &Arc<Inner>,
-    name: &str,
-    reference: &str,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Response, Failure> {
-    let wanted = wanted(reference)?;
-    let bytes = axum::body::to_bytes(body, MANIFEST_BYTES_MAX)
-        .await
-        .map_err(|_| Failure::new(Code::SizeInvalid, "the manifest is larger than 4 MiB"))?;
-    let invalid = |why: &str| Failure::new(Code::ManifestInvalid, why);
-    let document: Value = serde_json::from_slice(&bytes).map_err(|it| invalid(&format!("not JSON: {it}")))?;
-    let is_image = document["config"].is_object() && document["layers"].is_array();
-    let is_index = document["manifests"].is_array();
-    if document["schemaVersion"] != 2 || is_image == is_index {
-        return Err(invalid("neither an image manifest nor an index of schema version 2"));
-    }
-    if document["annotations"][ANNOTATION_BASE] == "host" {
-        return Err(invalid("an image over another machine's root means nothing here"));
-    }
-    let declared = headers.get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
-    let own = document["mediaType"].as_str();
-    if let (Some(declared), Some(own)) = (declared, own)
-        && declared != own
-    {
-        return Err(invalid("the media type in the document is not the one of the request"));
-    }
-    let actual = Digest::of(&bytes);
-    if let Wanted::Digest(digest) = &wanted
-        && *digest != actual
-    {
-        return Err(Failure::new(Code::DigestInvalid, format!("the manifest's digest is {actual}")));
-    }
-    if let Some(digest) = missing(inner, &document) {
-        return Err(Failure::new(Code::ManifestBlobUnknown, format!("{digest} is not here; push it first")));
-    }
-    let default = if is_index { media_type::INDEX } else { media_type::MANIFEST };
-    let kind = own.or(declared).unwrap_or(default).to_owned();
-    let tag = match wanted {
-        Wanted::Tag(tag) => Some(inner.reference(name, Some(tag), None)),
-        Wanted::Digest(_) => None,
-    };
-    let digest = blocking(inner, move |inner| {
-        let digest = inner.store.put_blob(&bytes)?;
-        if let Some(tag) = tag {
-            inner.store.tag(&tag, &digest, &kind)?;
-        }
-        Ok(digest)
-    });
-    let digest = digest.await?;
-    Ok(created(format!("/v2/{name}/manifests/{digest}"), &digest))
-}
-
-/// `DELETE`: takes a name away, or every name of a manifest in this repository.
-pub async fn delete_manifest(inner: &Arc<Inner>, name: &str, reference: &str) -> Result<Response, Failure> {
-    let tags = blocking(inner, |inner| inner.store.tags()).await?;
-    let in_repository = format!("{}:", inner.reference(name, None, None).name());
-    let wanted = wanted(reference)?;
-    let doomed: Vec<String> = tags
-        .into_iter()
-        .filter_map(|(tag, manifest)| {
-            let short = tag.strip_prefix(&in_repository)?;
-            let is_meant = match &wanted {
-                Wanted::Tag(it) => *it == short,
-                Wanted::Digest(it) => *it == manifest.digest,
-            };
-            is_meant.then(|| short.to_owned())
-        })
-        .collect();
-    if doomed.is_empty() {
-        return Err(Failure::new(
-            Code::ManifestUnknown,
-            format!("there is no manifest {reference} in {name}"),
-        ));
-    }
-    let name = name.to_owned();
-    blocking(inner, move |inner| {
-        for tag in doomed {
-            inner.store.untag(&inner.reference(&name, Some(&tag), None))?;
-        }
-        Ok(())
-    })
-    .await?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)
 }

@@ -1,0 +1,310 @@
+//! The registry as its clients see it: the distribution specification's own conformance suite, skopeo and crane,
+//! users of the cluster, the reference registry as the other side, and kill -9 in the middle of pushes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
+
+use naru_image_tests::harness::{Daemon, PATIENCE, busybox, text, tool};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn run(program: impl AsRef<Path>, args: &[&str]) -> Output {
+    Command::new(program.as_ref()).args(args).output().unwrap()
+}
+
+#[track_caller]
+fn done(output: Output) -> String {
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn host_of(daemon: &Daemon) -> String {
+    daemon.http().trim_start_matches("http://").to_owned()
+}
+
+/// An image of these files, as an OCI layout with the tag `1`.
+fn layout(dir: &Path, layers: &[&[(&str, &[u8])]], config: Value) -> PathBuf {
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let put = |kind: &str, content: &[u8]| {
+        let digest: String = Sha256::digest(content).iter().map(|it| format!("{it:02x}")).collect();
+        fs::write(blobs.join(&digest), content).unwrap();
+        json!({"mediaType": kind, "digest": format!("sha256:{digest}"), "size": content.len()})
+    };
+    let layers: Vec<Value> = layers
+        .iter()
+        .map(|files| {
+            let mut tar = tar::Builder::new(Vec::new());
+            for (name, content) in *files {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(content.len() as u64);
+                header.set_mode(0o755);
+                tar.append_data(&mut header, name, *content).unwrap();
+            }
+            put("application/vnd.oci.image.layer.v1.tar", &tar.into_inner().unwrap())
+        })
+        .collect();
+    let diff_ids: Vec<&Value> = layers.iter().map(|it| &it["digest"]).collect();
+    let config = json!({"architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }, "os": "linux",
+        "config": config, "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let config = put("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+    let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config, "layers": layers});
+    let mut manifest =
+        put("application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+    manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "1"});
+    fs::write(dir.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string()).unwrap();
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
+    dir.to_owned()
+}
+
+fn hello(dir: &Path) -> PathBuf {
+    let program = fs::read(busybox()).unwrap();
+    layout(dir, &[&[("bin/busybox", &program)], &[("hello", b"hello\n")]], json!({"Cmd": ["/bin/busybox", "cat", "/hello"]}))
+}
+
+fn push_args<'a>(layout: &'a str, target: &'a str, credentials: &'a str) -> Vec<&'a str> {
+    vec!["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", credentials, layout, target]
+}
+
+#[test]
+fn the_specifications_own_suite_finds_nothing_missing() {
+    let daemon = Daemon::start();
+    let output = Command::new(tool("oci-conformance"))
+        .current_dir(daemon.dir.path())
+        .env("OCI_REGISTRY", host_of(&daemon))
+        .env("OCI_TLS", "disabled")
+        .env("OCI_USERNAME", "naru")
+        .env("OCI_PASSWORD", daemon.push_token())
+        .env("OCI_API_BLOBS_UPLOAD_CANCEL", "true")
+        .env("OCI_API_BLOBS_DIGEST_HEADER", "true")
+        .env("OCI_API_MANIFESTS_DIGEST_HEADER", "true")
+        .output()
+        .unwrap();
+    let report = text(&output);
+    let figure = |name: &str| {
+        let line = report.lines().find(|it| it.trim_start().starts_with(&format!("{name}.")));
+        line.and_then(|it| it.rsplit(' ').next()?.parse::<u32>().ok()).unwrap_or_else(|| panic!("{report}"))
+    };
+    assert!(output.status.success() && figure("FAIL") == 0 && figure("Error") == 0, "{report}");
+    assert!(figure("Total") > 800, "{report}");
+    daemon.destroy();
+}
+
+#[test]
+fn users_of_the_cluster_do_what_rbac_lets_them() {
+    let daemon = Daemon::start_in(tempfile::Builder::new().prefix("naru-test-").tempdir().unwrap(), &["--registry-private"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let (image, host) = (hello(scratch.path()), host_of(&daemon));
+    for args in [
+        &["create", "serviceaccount", "ci"][..],
+        &["create", "role", "pusher", "--verb=get,create", "--resource=repositories.naru.dev", "--resource-name=shop/web"],
+        &["create", "rolebinding", "ci", "--role=pusher", "--serviceaccount=default:ci"],
+    ] {
+        let output = daemon.kubectl(args);
+        // kubectl looks the resource up, and warns about one that is a name for rights alone.
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+    }
+    let token = done(daemon.kubectl(&["create", "token", "ci"]));
+    let credentials = format!("ci:{}", token.trim());
+    let layout = format!("oci:{}:1", image.display());
+    let target = |name: &str| format!("docker://{host}/{name}:1");
+    done(run("skopeo", &push_args(&layout, &target("shop/web"), &credentials)));
+    let elsewhere = run("skopeo", &push_args(&layout, &target("shop/other"), &credentials));
+    assert!(!elsewhere.status.success() && text(&elsewhere).contains("unauthorized"), "{}", text(&elsewhere));
+    let inspect = |credentials: Option<&str>| {
+        let (own, target) = (credentials.map(|it| ["--creds", it]), target("shop/web"));
+        let mut args = vec!["inspect", "--tls-verify=false"];
+        args.extend(own.iter().flatten());
+        args.push(&target);
+        run("skopeo", &args)
+    };
+    assert!(done(inspect(Some(&credentials))).contains("RepoTags"));
+    assert!(!inspect(None).status.success(), "a private registry shows strangers nothing");
+    assert!(!inspect(Some("ci:wrong")).status.success());
+    let delete = run("skopeo", &["delete", "--tls-verify=false", "--creds", &credentials, &target("shop/web")]);
+    assert!(!delete.status.success(), "the role lets it push, not delete");
+    daemon.destroy();
+}
+
+#[test]
+fn crane_and_skopeo_find_their_commands_working() {
+    let daemon = Daemon::start();
+    let scratch = tempfile::tempdir().unwrap();
+    let (image, host) = (hello(&scratch.path().join("layout")), host_of(&daemon));
+    let credentials = format!("naru:{}", daemon.push_token());
+    let layout = format!("oci:{}:1", image.display());
+    done(run("skopeo", &push_args(&layout, &format!("docker://{host}/a/hello:1"), &credentials)));
+    let crane = |args: &[&str]| {
+        let output = Command::new(tool("crane")).args(args).env("DOCKER_CONFIG", scratch.path()).output().unwrap();
+        done(output).trim().to_owned()
+    };
+    crane(&["auth", "login", &host, "-u", "naru", "-p", &daemon.push_token()]);
+    let name = |it: &str| format!("{host}/a/hello:{it}");
+    let digest = crane(&["digest", &name("1")]);
+    crane(&["validate", "--remote", &name("1")]);
+    crane(&["tag", &name("1"), "stable"]);
+    crane(&["copy", &name("1"), &format!("{host}/b/copy:2")]);
+    let page = scratch.path().join("page.tar");
+    let mut tar = tar::Builder::new(fs::File::create(&page).unwrap());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(4);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "page", &b"more"[..]).unwrap();
+    tar.finish().unwrap();
+    crane(&["append", "-b", &name("1"), "-f", &page.display().to_string(), "-t", &name("2")]);
+    crane(&["mutate", &name("2"), "--label", "team=shop", "-t", &name("3")]);
+    crane(&["index", "append", "-m", &name("1"), "-m", &name("2"), "-t", &name("all")]);
+    assert_eq!(crane(&["ls", &format!("{host}/a/hello")]), "1\n2\n3\nall\nstable");
+    assert!(crane(&["catalog", &host]).contains("b/copy"));
+    assert!(crane(&["config", &name("3")]).contains(r#""team":"shop""#));
+    let out = scratch.path().join("out.tar");
+    crane(&["export", &name("2"), &out.display().to_string()]);
+    let listed = done(run("tar", &["-tf", &out.display().to_string()]));
+    assert!(listed.contains("hello") && listed.contains("page"), "{listed}");
+    assert_eq!(crane(&["digest", &format!("{host}/b/copy:2")]), digest);
+
+    let tags = done(run("skopeo", &["list-tags", "--tls-verify=false", &format!("docker://{host}/a/hello")]));
+    assert!(tags.contains("stable"), "{tags}");
+    let synced = scratch.path().join("synced");
+    fs::create_dir(&synced).unwrap();
+    let sync = ["sync", "--src-tls-verify=false", "--src", "docker", "--dest", "dir", &name("1"), &synced.display().to_string()];
+    done(run("skopeo", &[&["--insecure-policy"], &sync[..]].concat()));
+    let delete = ["delete", "--tls-verify=false", "--creds", &credentials, &format!("docker://{}", name("1"))];
+    done(run("skopeo", &delete));
+    let left = crane(&["ls", &format!("{host}/a/hello")]);
+    assert_eq!(left, "2\n3\nall", "skopeo deletes the manifest, with every tag of it");
+    daemon.destroy();
+}
+
+/// Debian's registry with a password, on a port of its own.
+struct Peer {
+    child: Child,
+    host: String,
+}
+
+impl Peer {
+    fn start(dir: &Path) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // `me` with the password `secret` (bcrypt).
+        let hash = "me:$2y$05$AqZxP9FbJIhnfKXKfQm6Ne0pZqcqsyvF1hRzOErfJ1LRmxNlYBvv2";
+        fs::write(dir.join("htpasswd"), hash).unwrap();
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {0}/peer}}\n  delete: {{enabled: true}}\n\
+             http: {{addr: '127.0.0.1:{port}'}}\nauth:\n  htpasswd: {{realm: peer, path: {0}/htpasswd}}\n",
+            dir.display()
+        );
+        fs::write(dir.join("peer.yml"), config).unwrap();
+        let child = Command::new(tool("docker-registry"))
+            .args(["serve", &dir.join("peer.yml").display().to_string()])
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(dir.join("peer.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let began = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(began.elapsed() < PATIENCE, "{}", fs::read_to_string(dir.join("peer.log")).unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { child, host: format!("127.0.0.1:{port}") }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn images_come_from_the_reference_registry_with_a_helpers_password_and_through_a_mirror() {
+    let scratch = tempfile::tempdir().unwrap();
+    let peer = Peer::start(scratch.path());
+    let layout = format!("oci:{}:1", hello(&scratch.path().join("layout")).display());
+    done(run("skopeo", &push_args(&layout, &format!("docker://{}/a/hello:1", peer.host), "me:secret")));
+    done(run("skopeo", &push_args(&layout, &format!("docker://{}/library/far:1", peer.host), "me:secret")));
+
+    // A credential helper, as Docker's are.
+    let helper = scratch.path().join("docker-credential-naru-test");
+    fs::write(&helper, "#!/bin/sh\nread server\necho \"{\\\"Username\\\":\\\"me\\\",\\\"Secret\\\":\\\"secret\\\"}\"\n").unwrap();
+    done(run("chmod", &["755", &helper.display().to_string()]));
+    let config = scratch.path().join("config.json");
+    fs::write(&config, json!({"credHelpers": {&peer.host: "naru-test"}}).to_string()).unwrap();
+    let path = format!("{}:{}", scratch.path().display(), std::env::var("PATH").unwrap());
+    // The daemon inherits it; no other test of this binary looks for such a helper.
+    #[expect(unsafe_code, reason = "the only way to hand a daemon of the harness a PATH")]
+    unsafe {
+        std::env::set_var("PATH", path);
+    }
+    let mirror = format!("far.example=http://{}", peer.host);
+    let daemon = Daemon::start_in(
+        tempfile::Builder::new().prefix("naru-test-").tempdir().unwrap(),
+        &["--docker-config", &config.display().to_string(), "--registry-mirror", &mirror],
+    );
+    for (pod, image) in [("near", format!("{}/a/hello:1", peer.host)), ("far", "far.example/library/far:1".into())] {
+        done(daemon.kubectl(&["run", pod, "--image", &image, "--restart=Never"]));
+        let wait = ["wait", &format!("pod/{pod}"), "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"];
+        let waited = daemon.kubectl(&wait);
+        assert!(waited.status.success(), "{}{}", text(&waited), text(&daemon.kubectl(&["describe", "pod", pod])));
+        assert_eq!(done(daemon.kubectl(&["logs", pod])), "hello\n");
+    }
+    daemon.destroy();
+}
+
+/// A generator that gives the same numbers for the same seed (splitmix64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut it = self.0;
+        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        it ^ (it >> 31)
+    }
+}
+
+#[test]
+fn whatever_is_pushed_while_the_daemon_is_killed_is_whole_or_not_there() {
+    let seeds: u64 = std::env::var("NARU_SEEDS").ok().and_then(|it| it.parse().ok()).unwrap_or(8);
+    let mut daemon = Daemon::start();
+    let credentials = format!("naru:{}", daemon.push_token());
+    for seed in 0..seeds {
+        let mut numbers = Numbers(seed);
+        let scratch = tempfile::tempdir().unwrap();
+        let contents: Vec<Vec<u8>> = (0..4).map(|_| (0..200_000).flat_map(|_| numbers.next().to_le_bytes()).collect()).collect();
+        let files: Vec<[(&str, &[u8]); 1]> = contents.iter().map(|it| [("data", &it[..])]).collect();
+        let layers: Vec<&[(&str, &[u8])]> = files.iter().map(|it| &it[..]).collect();
+        let layout = format!("oci:{}:1", layout(scratch.path(), &layers, json!({})).display());
+        let target = format!("docker://{}/kill/seed:{seed}", host_of(&daemon));
+        let mut client = Command::new("skopeo")
+            .args(push_args(&layout, &target, &credentials))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The moment of the kill is the seed's; nothing is awaited here.
+        std::thread::sleep(Duration::from_millis(numbers.next() % 250));
+        daemon.kill();
+        let _ = client.kill();
+        client.wait().unwrap();
+        daemon.start_again();
+        let host = host_of(&daemon);
+        let crane = |args: &[&str]| run(tool("crane"), &[args, &["--insecure"]].concat());
+        let tags = text(&crane(&["ls", &format!("{host}/kill/seed")]));
+        for tag in tags.lines().filter(|it| it.parse::<u64>().is_ok()) {
+            let name = format!("{host}/kill/seed:{tag}");
+            let valid = crane(&["validate", "--remote", &name]);
+            assert!(valid.status.success(), "seed {seed}: {name} can be seen and not be pulled: {}", text(&valid));
+        }
+        // Half an upload spoils nothing: the same image goes through now.
+        let target = format!("docker://{host}/kill/seed:{seed}");
+        done(run("skopeo", &push_args(&layout, &target, &credentials)));
+    }
+    daemon.destroy();
+}
