@@ -377,10 +377,13 @@ fn clean_path(bytes: &[u8]) -> Result<PathBuf, &'static str> {
 fn read_meta(entry: &mut tar::Entry<'_, impl Read>) -> Result<Meta, &'static str> {
     let header = entry.header();
     let id = |it: io::Result<u64>| it.ok().and_then(|it| u32::try_from(it).ok());
+    // Writers that know no owner leave the field empty, which every reader takes for 0.
+    let is_blank = |field: &[u8]| field.iter().all(|it| matches!(it, 0 | b' '));
+    let (uid, gid) = (&header.as_old().uid, &header.as_old().gid);
     let mut meta = Meta {
         mode: Mode::from_bits_truncate(header.mode().map_err(|_| "a bad mode")? & 0o7777),
-        uid: Uid::from_raw(id(header.uid()).ok_or("a bad user id")?),
-        gid: Gid::from_raw(id(header.gid()).ok_or("a bad group id")?),
+        uid: Uid::from_raw(if is_blank(uid) { 0 } else { id(header.uid()).ok_or("a bad user id")? }),
+        gid: Gid::from_raw(if is_blank(gid) { 0 } else { id(header.gid()).ok_or("a bad group id")? }),
         mtime: header.mtime().ok().and_then(|it| i64::try_from(it).ok()).unwrap_or(0),
         xattrs: Vec::new(),
     };

@@ -54,21 +54,34 @@ fn layout(dir: &Path, layers: &[&[(&str, &[u8])]], config: Value) -> PathBuf {
     let config = put("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
     let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": config, "layers": layers});
-    let mut manifest =
-        put("application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+    let mut manifest = put("application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
     manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "1"});
-    fs::write(dir.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string()).unwrap();
+    fs::write(dir.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string())
+        .unwrap();
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
     dir.to_owned()
 }
 
 fn hello(dir: &Path) -> PathBuf {
     let program = fs::read(busybox()).unwrap();
-    layout(dir, &[&[("bin/busybox", &program)], &[("hello", b"hello\n")]], json!({"Cmd": ["/bin/busybox", "cat", "/hello"]}))
+    layout(
+        dir,
+        &[&[("bin/busybox", &program)], &[("hello", b"hello\n")]],
+        json!({"Cmd": ["/bin/busybox", "cat", "/hello"]}),
+    )
 }
 
 fn push_args<'a>(layout: &'a str, target: &'a str, credentials: &'a str) -> Vec<&'a str> {
-    vec!["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", credentials, layout, target]
+    vec![
+        "--insecure-policy",
+        "copy",
+        "--quiet",
+        "--dest-tls-verify=false",
+        "--dest-creds",
+        credentials,
+        layout,
+        target,
+    ]
 }
 
 #[test]
@@ -97,25 +110,37 @@ fn the_specifications_own_suite_finds_nothing_missing() {
 
 #[test]
 fn users_of_the_cluster_do_what_rbac_lets_them() {
-    let daemon = Daemon::start_in(tempfile::Builder::new().prefix("naru-test-").tempdir().unwrap(), &["--registry-private"]);
+    let daemon = Daemon::start_in(
+        tempfile::Builder::new().prefix("naru-test-").tempdir().unwrap(),
+        &["--registry-private"],
+    );
     let scratch = tempfile::tempdir().unwrap();
     let (image, host) = (hello(scratch.path()), host_of(&daemon));
-    for args in [
-        &["create", "serviceaccount", "ci"][..],
-        &["create", "role", "pusher", "--verb=get,create", "--resource=repositories.naru.dev", "--resource-name=shop/web"],
-        &["create", "rolebinding", "ci", "--role=pusher", "--serviceaccount=default:ci"],
-    ] {
-        let output = daemon.kubectl(args);
-        // kubectl looks the resource up, and warns about one that is a name for rights alone.
-        assert!(output.status.success(), "{args:?}: {}", text(&output));
-    }
+    let objects = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: ci, namespace: default}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: pusher, namespace: default}
+rules:
+- {apiGroups: [naru.dev], resources: [repositories], resourceNames: [shop/web], verbs: [get, create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: ci, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: pusher}
+subjects: [{kind: ServiceAccount, name: ci, namespace: default}]
+"#;
+    done(daemon.kubectl_with_input(&["apply", "-f", "-"], objects));
     let token = done(daemon.kubectl(&["create", "token", "ci"]));
     let credentials = format!("ci:{}", token.trim());
     let layout = format!("oci:{}:1", image.display());
     let target = |name: &str| format!("docker://{host}/{name}:1");
     done(run("skopeo", &push_args(&layout, &target("shop/web"), &credentials)));
     let elsewhere = run("skopeo", &push_args(&layout, &target("shop/other"), &credentials));
-    assert!(!elsewhere.status.success() && text(&elsewhere).contains("unauthorized"), "{}", text(&elsewhere));
+    assert!(!elsewhere.status.success() && text(&elsewhere).contains("denied"), "{}", text(&elsewhere));
     let inspect = |credentials: Option<&str>| {
         let (own, target) = (credentials.map(|it| ["--creds", it]), target("shop/web"));
         let mut args = vec!["inspect", "--tls-verify=false"];
@@ -126,7 +151,8 @@ fn users_of_the_cluster_do_what_rbac_lets_them() {
     assert!(done(inspect(Some(&credentials))).contains("RepoTags"));
     assert!(!inspect(None).status.success(), "a private registry shows strangers nothing");
     assert!(!inspect(Some("ci:wrong")).status.success());
-    let delete = run("skopeo", &["delete", "--tls-verify=false", "--creds", &credentials, &target("shop/web")]);
+    let delete =
+        run("skopeo", &["delete", "--tls-verify=false", "--creds", &credentials, &target("shop/web")]);
     assert!(!delete.status.success(), "the role lets it push, not delete");
     daemon.destroy();
 }
@@ -140,7 +166,8 @@ fn crane_and_skopeo_find_their_commands_working() {
     let layout = format!("oci:{}:1", image.display());
     done(run("skopeo", &push_args(&layout, &format!("docker://{host}/a/hello:1"), &credentials)));
     let crane = |args: &[&str]| {
-        let output = Command::new(tool("crane")).args(args).env("DOCKER_CONFIG", scratch.path()).output().unwrap();
+        let output =
+            Command::new(tool("crane")).args(args).env("DOCKER_CONFIG", scratch.path()).output().unwrap();
         done(output).trim().to_owned()
     };
     crane(&["auth", "login", &host, "-u", "naru", "-p", &daemon.push_token()]);
@@ -172,9 +199,19 @@ fn crane_and_skopeo_find_their_commands_working() {
     assert!(tags.contains("stable"), "{tags}");
     let synced = scratch.path().join("synced");
     fs::create_dir(&synced).unwrap();
-    let sync = ["sync", "--src-tls-verify=false", "--src", "docker", "--dest", "dir", &name("1"), &synced.display().to_string()];
+    let sync = [
+        "sync",
+        "--src-tls-verify=false",
+        "--src",
+        "docker",
+        "--dest",
+        "dir",
+        &name("1"),
+        &synced.display().to_string(),
+    ];
     done(run("skopeo", &[&["--insecure-policy"], &sync[..]].concat()));
-    let delete = ["delete", "--tls-verify=false", "--creds", &credentials, &format!("docker://{}", name("1"))];
+    let delete =
+        ["delete", "--tls-verify=false", "--creds", &credentials, &format!("docker://{}", name("1"))];
     done(run("skopeo", &delete));
     let left = crane(&["ls", &format!("{host}/a/hello")]);
     assert_eq!(left, "2\n3\nall", "skopeo deletes the manifest, with every tag of it");
@@ -191,7 +228,7 @@ impl Peer {
     fn start(dir: &Path) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         // `me` with the password `secret` (bcrypt).
-        let hash = "me:$2y$05$AqZxP9FbJIhnfKXKfQm6Ne0pZqcqsyvF1hRzOErfJ1LRmxNlYBvv2";
+        let hash = "me:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
         fs::write(dir.join("htpasswd"), hash).unwrap();
         let config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {0}/peer}}\n  delete: {{enabled: true}}\n\
@@ -231,7 +268,11 @@ fn images_come_from_the_reference_registry_with_a_helpers_password_and_through_a
 
     // A credential helper, as Docker's are.
     let helper = scratch.path().join("docker-credential-naru-test");
-    fs::write(&helper, "#!/bin/sh\nread server\necho \"{\\\"Username\\\":\\\"me\\\",\\\"Secret\\\":\\\"secret\\\"}\"\n").unwrap();
+    fs::write(
+        &helper,
+        "#!/bin/sh\nread server\necho \"{\\\"Username\\\":\\\"me\\\",\\\"Secret\\\":\\\"secret\\\"}\"\n",
+    )
+    .unwrap();
     done(run("chmod", &["755", &helper.display().to_string()]));
     let config = scratch.path().join("config.json");
     fs::write(&config, json!({"credHelpers": {&peer.host: "naru-test"}}).to_string()).unwrap();
@@ -246,11 +287,19 @@ fn images_come_from_the_reference_registry_with_a_helpers_password_and_through_a
         tempfile::Builder::new().prefix("naru-test-").tempdir().unwrap(),
         &["--docker-config", &config.display().to_string(), "--registry-mirror", &mirror],
     );
-    for (pod, image) in [("near", format!("{}/a/hello:1", peer.host)), ("far", "far.example/library/far:1".into())] {
+    for (pod, image) in
+        [("near", format!("{}/a/hello:1", peer.host)), ("far", "far.example/library/far:1".into())]
+    {
         done(daemon.kubectl(&["run", pod, "--image", &image, "--restart=Never"]));
-        let wait = ["wait", &format!("pod/{pod}"), "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"];
+        let wait =
+            ["wait", &format!("pod/{pod}"), "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"];
         let waited = daemon.kubectl(&wait);
-        assert!(waited.status.success(), "{}{}", text(&waited), text(&daemon.kubectl(&["describe", "pod", pod])));
+        assert!(
+            waited.status.success(),
+            "{}{}",
+            text(&waited),
+            text(&daemon.kubectl(&["describe", "pod", pod]))
+        );
         assert_eq!(done(daemon.kubectl(&["logs", pod])), "hello\n");
     }
     daemon.destroy();
@@ -277,7 +326,8 @@ fn whatever_is_pushed_while_the_daemon_is_killed_is_whole_or_not_there() {
     for seed in 0..seeds {
         let mut numbers = Numbers(seed);
         let scratch = tempfile::tempdir().unwrap();
-        let contents: Vec<Vec<u8>> = (0..4).map(|_| (0..200_000).flat_map(|_| numbers.next().to_le_bytes()).collect()).collect();
+        let contents: Vec<Vec<u8>> =
+            (0..4).map(|_| (0..200_000).flat_map(|_| numbers.next().to_le_bytes()).collect()).collect();
         let files: Vec<[(&str, &[u8]); 1]> = contents.iter().map(|it| [("data", &it[..])]).collect();
         let layers: Vec<&[(&str, &[u8])]> = files.iter().map(|it| &it[..]).collect();
         let layout = format!("oci:{}:1", layout(scratch.path(), &layers, json!({})).display());
@@ -300,7 +350,11 @@ fn whatever_is_pushed_while_the_daemon_is_killed_is_whole_or_not_there() {
         for tag in tags.lines().filter(|it| it.parse::<u64>().is_ok()) {
             let name = format!("{host}/kill/seed:{tag}");
             let valid = crane(&["validate", "--remote", &name]);
-            assert!(valid.status.success(), "seed {seed}: {name} can be seen and not be pulled: {}", text(&valid));
+            assert!(
+                valid.status.success(),
+                "seed {seed}: {name} can be seen and not be pulled: {}",
+                text(&valid)
+            );
         }
         // Half an upload spoils nothing: the same image goes through now.
         let target = format!("docker://{host}/kill/seed:{seed}");
