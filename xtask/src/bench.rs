@@ -12,7 +12,9 @@ mod daemon;
 mod footprint;
 mod gateway;
 mod measure;
+mod neighbour;
 mod push_to_live;
+mod registry;
 
 use crate::root;
 use daemon::Shop;
@@ -30,6 +32,8 @@ const BENCHES: &[(&str, fn(&mut Bench) -> Result<Vec<Line>>)] = &[
     ("gateway", gateway::run),
     ("cluster", cluster::run),
     ("build", build::run),
+    ("registry", registry::run),
+    ("neighbour", neighbour::run),
     ("loop", push_to_live::run),
     ("memory", footprint::memory),
 ];

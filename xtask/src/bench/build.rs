@@ -61,13 +61,14 @@ pub fn run(bench: &mut Bench) -> Result<Vec<Line>> {
     }])
 }
 
-struct Buildah {
+/// buildah with a store of its own and a small `rust:1` in it.
+pub struct Buildah {
     args: Vec<String>,
 }
 
 impl Buildah {
     /// Makes the base image in a store of its own.
-    fn new(dir: &Path, context: &Path) -> Result<Self> {
+    pub fn new(dir: &Path, context: &Path) -> Result<Self> {
         let bin = dir.join("base/bin");
         std::fs::create_dir_all(&bin).map_err(|it| it.to_string())?;
         std::fs::create_dir_all(dir.join("base/tmp")).map_err(|it| it.to_string())?;
@@ -92,6 +93,13 @@ impl Buildah {
         args.extend(format!("{store} {build}").split_whitespace().map(str::to_owned));
         args.push(context.display().to_string());
         Ok(Self { args })
+    }
+
+    /// A build that may be ended; it must not be waited for by its name.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new("unshare");
+        command.args(&self.args).arg("--no-cache");
+        command
     }
 
     fn build(&self) -> Result<()> {

@@ -64,6 +64,16 @@ impl Daemon {
         &self.data_dir
     }
 
+    /// `host:port` of git and the registry.
+    pub fn http(&self) -> String {
+        self.endpoints["http"].as_str().unwrap_or_default().trim_start_matches("http://").to_owned()
+    }
+
+    pub fn push_token(&self) -> Result<String> {
+        let token = std::fs::read_to_string(self.data_dir.join("push-token")).map_err(|it| it.to_string())?;
+        Ok(token.trim().to_owned())
+    }
+
     pub fn gateway_port(&self) -> u16 {
         let address = self.endpoints["gateway"].as_str().unwrap_or_default();
         address.rsplit(':').next().and_then(|it| it.parse().ok()).unwrap_or(0)
@@ -92,12 +102,9 @@ impl Daemon {
     }
 
     fn git_url(&self, repository: &str) -> Result<String> {
-        let token = std::fs::read_to_string(self.data_dir.join("push-token")).map_err(|it| it.to_string())?;
+        let token = self.push_token()?;
         let base = self.endpoints["http"].as_str().unwrap_or_default();
-        Ok(format!(
-            "{}/git/{repository}.git",
-            base.replace("http://", &format!("http://naru:{}@", token.trim()))
-        ))
+        Ok(format!("{}/git/{repository}.git", base.replace("http://", &format!("http://naru:{token}@"))))
     }
 }
 

@@ -96,6 +96,15 @@ pub fn memory_mib(pid: u32) -> Result<(f64, f64)> {
     value("Rss:").zip(value("Pss:")).ok_or_else(|| format!("{path} cannot be understood"))
 }
 
+/// The most that a process ever had resident, in MiB.
+pub fn peak_memory_mib(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(&path).map_err(|it| format!("{path}: {it}"))?;
+    let line = text.lines().find_map(|it| it.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|it| it.split_whitespace().next()?.parse::<f64>().ok());
+    kib.map(|it| it / 1024.0).ok_or_else(|| format!("{path} cannot be understood"))
+}
+
 /// Processes whose command line contains all of these.
 pub fn processes_with(parts: &[&str]) -> Vec<u32> {
     let mut found = Vec::new();

@@ -22,6 +22,7 @@ mod effects;
 mod environment;
 mod eviction;
 mod grpc;
+mod guard;
 mod http_get;
 mod image;
 mod last_words;
@@ -186,6 +187,7 @@ impl Node {
             tokio::spawn(register::heartbeat(shared.clone())),
             tokio::spawn(stats::sample(shared.clone())),
             tokio::spawn(eviction::watch(shared.clone())),
+            tokio::spawn(guard::watch(shared.clone())),
             tokio::spawn(agent.run()),
         ];
         Ok(Node { shared, tasks: Arc::new(Tasks(Mutex::new(tasks))) })
@@ -194,6 +196,11 @@ impl Node {
     /// The machine's address as pods see it; listeners on it are reachable from every pod.
     pub fn bridge_address(&self) -> Ipv4Addr {
         self.shared.network.gateway()
+    }
+
+    /// What builds and jobs may use together while they are held back for the apps, in thousandths of a core.
+    pub fn pipelines_limit(&self) -> Option<u64> {
+        self.shared.pipelines_limit.millis()
     }
 
     /// Stops watching and writing. Containers go on; the next [`Node::start`] finds them.

@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub services: Cache,
     pub sources: Mutex<HashMap<(bool, String, String), Weak<Cache>>>,
     pub pressure: Mutex<Pressure>,
+    /// What builds may use while they are held back.
+    pub pipelines_limit: crate::guard::Limit,
     /// Pods that must go: uid and message; the agent reads it.
     pub evictions: mpsc::Sender<(String, String)>,
     pub evicted: Mutex<Option<mpsc::Receiver<(String, String)>>>,
@@ -104,6 +106,7 @@ impl Shared {
             services,
             sources: Mutex::default(),
             pressure: Mutex::default(),
+            pipelines_limit: Default::default(),
             evictions,
             evicted: Mutex::new(Some(evicted)),
             samples: crate::stats::Samples::default(),

@@ -91,10 +91,16 @@ pub fn ensure(group: &str, slice: Slice) {
             }
         }
         let slice_path = hierarchy.path(&slice_path);
-        if hierarchy.controllers.is_none() {
-            let _ = fs::write(slice_path.join("cpu.weight"), slice.cpu_weight().to_string());
-        } else if hierarchy.has("cpu") {
-            let _ = fs::write(slice_path.join("cpu.shares"), shares(slice.cpu_weight()).to_string());
+        let (file, weight) = match hierarchy.controllers {
+            None => ("cpu.weight", slice.cpu_weight()),
+            Some(_) if hierarchy.has("cpu") => ("cpu.shares", shares(slice.cpu_weight())),
+            Some(_) => continue,
+        };
+        // What may wait gives way the moment that anything else wants the processor (Linux 5.15); a group that
+        // does has no weight.
+        let is_idle = slice == Slice::Pipelines && fs::write(slice_path.join("cpu.idle"), "1").is_ok();
+        if !is_idle {
+            let _ = fs::write(slice_path.join(file), weight.to_string());
         }
     }
 }
@@ -120,6 +126,99 @@ fn copy_down(path: &Path, file: &str) {
 pub(crate) fn join(group: &str, pid: i32) {
     for hierarchy in hierarchies() {
         let _ = fs::write(hierarchy.path(group).join("cgroup.procs"), pid.to_string());
+    }
+}
+
+/// Where v2 stands beside v1 without any controller: moves this process into `group` there, so that the pressure
+/// on a slice can be read. What it starts follows.
+pub(crate) fn join_beside(group: &str) {
+    let hierarchies = hierarchies();
+    if hierarchies.iter().all(|it| it.controllers.is_none()) {
+        return; // the runtime's own business
+    }
+    for hierarchy in hierarchies.iter().filter(|it| it.controllers.is_none()) {
+        let path = hierarchy.path(group);
+        let _ = fs::create_dir_all(&path);
+        let _ = fs::write(path.join("cgroup.procs"), std::process::id().to_string());
+    }
+}
+
+/// The directory with the pressure files of a slice, where the kernel keeps them.
+pub(crate) fn pressure_directory(slice: Slice) -> Option<PathBuf> {
+    let group = format!("/naru/{}", slice.name());
+    let unified = hierarchies().into_iter().find(|it| it.controllers.is_none())?;
+    Some(unified.path(&group)).filter(|it| it.join("cpu.pressure").exists())
+}
+
+/// Lets a slice use less than all processors for a time. Under v2 that is one number. Under v1 a group must not
+/// allow more than the one above it, and a container that starts with a limit of its own would be refused; so
+/// there each container gets its part, and what it had is written down until it is given back.
+pub struct SliceCpu {
+    slice: Slice,
+    file: PathBuf,
+    /// v1: what the containers' groups were allowed, as the kernel writes it (-1 is no limit).
+    before: std::collections::BTreeMap<PathBuf, i64>,
+}
+
+impl SliceCpu {
+    /// `file` is where it is written down; what an earlier process left there is given back.
+    pub fn open(slice: Slice, file: PathBuf) -> Self {
+        let before = fs::read(&file).ok().and_then(|it| serde_json::from_slice(&it).ok()).unwrap_or_default();
+        let mut it = Self { slice, file, before };
+        it.set(None);
+        it
+    }
+
+    /// Thousandths of a core for all of the slice; `None` is no limit. To be called again while it holds, for
+    /// containers that have started since.
+    pub fn set(&mut self, millis: Option<u64>) {
+        let group = format!("/naru/{}", self.slice.name());
+        for hierarchy in hierarchies() {
+            let path = hierarchy.path(&group);
+            if hierarchy.controllers.is_none() {
+                let max = millis.map_or("max".to_owned(), |it| spec::quota(it).to_string());
+                let _ = fs::write(path.join("cpu.max"), format!("{max} {}", spec::PERIOD_MICROSECONDS));
+            } else if hierarchy.has("cpu") {
+                self.set_containers(&path, millis);
+            }
+        }
+    }
+
+    fn set_containers(&mut self, slice: &Path, millis: Option<u64>) {
+        let Some(millis) = millis else {
+            for (path, quota) in std::mem::take(&mut self.before) {
+                let _ = fs::write(path, quota.to_string()); // one that is gone needs nothing
+            }
+            let _ = fs::remove_file(&self.file);
+            return;
+        };
+        let directories = |path: &Path| {
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries.filter(|it| it.file_type().is_ok_and(|it| it.is_dir())).map(|it| it.path())
+        };
+        let containers: Vec<PathBuf> = directories(slice)
+            .flat_map(|pod| directories(&pod).collect::<Vec<_>>())
+            .map(|it| it.join("cpu.cfs_quota_us"))
+            .collect();
+        let mut is_new = false;
+        for path in &containers {
+            if let (false, Ok(text)) = (self.before.contains_key(path), fs::read_to_string(path)) {
+                self.before.insert(path.clone(), text.trim().parse().unwrap_or(-1));
+                is_new = true;
+            }
+        }
+        if is_new {
+            let text = serde_json::to_vec(&self.before).expect("paths and numbers are plain data");
+            if fs::write(&self.file, text).is_err() {
+                return; // what cannot be given back is not taken
+            }
+        }
+        let part = spec::quota(millis / containers.len().max(1) as u64) as i64;
+        for path in containers {
+            let own = self.before.get(&path).copied().unwrap_or(-1);
+            let quota = if own < 0 { part } else { part.min(own) };
+            let _ = fs::write(path, quota.to_string());
+        }
     }
 }
 

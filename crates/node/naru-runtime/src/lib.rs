@@ -38,6 +38,7 @@ mod config;
 mod executor;
 mod helper;
 mod log;
+mod pressure;
 mod rootfs;
 mod seccomp;
 mod shim;
@@ -54,6 +55,7 @@ pub use config::{
 };
 pub use helper::run_bundle;
 pub use log::FILES_MAX as LOG_FILES_MAX;
+pub use pressure::{Gauge, Pressure};
 pub use rootfs::remove_mount_stubs;
 pub use spec::{CAPABILITIES_ALL, CAPABILITIES_DEFAULT};
 

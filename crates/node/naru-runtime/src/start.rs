@@ -98,6 +98,7 @@ pub fn start(
     let trace = directory.join("start.log");
     trace::write_errors_to(&trace);
     let explain = |error| explain(error, &trace);
+    crate::cgroup::join_beside(&spec::container_cgroup(sandbox, &config.id));
     let mut container = ContainerBuilder::new(config.id.clone(), SyscallType::Linux)
         .with_root_path(sandbox.directory.join("oci"))
         .map_err(explain)?

@@ -89,6 +89,11 @@ async fn metrics(State((gateway, node)): State<(Gateway, Node)>) -> impl IntoRes
             it.namespace, it.pod, it.cpu_seconds
         );
     }
+    if let Some(millis) = node.pipelines_limit() {
+        text.push_str("# HELP naru_pipelines_cpu_limit_cores What builds and jobs may use together while the apps wait.\n");
+        text.push_str("# TYPE naru_pipelines_cpu_limit_cores gauge\n");
+        let _ = writeln!(text, "naru_pipelines_cpu_limit_cores {}", millis as f64 / 1000.0);
+    }
     text.push_str("# TYPE naru_pod_memory_bytes gauge\n");
     for it in &stats {
         let _ = writeln!(
