@@ -87,17 +87,21 @@ struct Build(Child);
 
 impl Drop for Build {
     fn drop(&mut self) {
-        // SIGINT, as a person ends it: the daemon ends its steps, and buildah takes its children along.
-        let _ = measure::run(Command::new("kill").args(["-INT", &self.0.id().to_string()]));
+        // As a person ends it, to the whole group: the daemon ends its steps; buildah's are in the group.
+        let group = format!("-{}", self.0.id());
+        let signal = |name: &str| {
+            let _ = measure::run(Command::new("kill").args([name, "--", &group]));
+        };
+        signal("-INT");
         let began = Instant::now();
         while !matches!(self.0.try_wait(), Ok(Some(_))) {
             if began.elapsed() > Duration::from_secs(10) {
-                let _ = self.0.kill();
-                let _ = self.0.wait();
                 break;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        signal("-KILL");
+        let _ = self.0.wait();
     }
 }
 

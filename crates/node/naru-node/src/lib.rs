@@ -361,6 +361,8 @@ fn mount_memory(path: &Path) -> Result<(), Error> {
 /// Ends every pod of an instance and removes everything it made on the machine. For an instance
 /// whose daemon does not run.
 pub async fn destroy(config: Config) -> Result<(), Error> {
+    // What always gives way would take its time to die on a busy machine.
+    cgroup::set_idle(naru_runtime::Slice::Pipelines, false);
     for (directory, record) in Record::load_all(&config.pods_directory()) {
         tracing::debug!(pod = record.as_ref().map(|it| it.name.as_str()), "ending a pod");
         let clean = match naru_runtime::Sandbox::adopt(&directory) {

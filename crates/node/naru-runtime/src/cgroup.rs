@@ -90,18 +90,28 @@ pub fn ensure(group: &str, slice: Slice) {
                 }
             }
         }
-        let slice_path = hierarchy.path(&slice_path);
-        let (file, weight) = match hierarchy.controllers {
-            None => ("cpu.weight", slice.cpu_weight()),
-            Some(_) if hierarchy.has("cpu") => ("cpu.shares", shares(slice.cpu_weight())),
-            Some(_) => continue,
-        };
-        // What may wait gives way the moment that anything else wants the processor (Linux 5.15); a group that
-        // does has no weight.
-        let is_idle = slice == Slice::Pipelines && fs::write(slice_path.join("cpu.idle"), "1").is_ok();
-        if !is_idle {
-            let _ = fs::write(slice_path.join(file), weight.to_string());
-        }
+        set_priority_in(&hierarchy, &hierarchy.path(&slice_path), slice, slice == Slice::Pipelines);
+    }
+}
+
+/// Lets a slice give way the moment that anything else wants the processor (Linux 5.15), or gives it its weight.
+pub fn set_idle(slice: Slice, is_idle: bool) {
+    let group = format!("/naru/{}", slice.name());
+    for hierarchy in hierarchies() {
+        set_priority_in(&hierarchy, &hierarchy.path(&group), slice, is_idle);
+    }
+}
+
+fn set_priority_in(hierarchy: &Hierarchy, path: &Path, slice: Slice, is_idle: bool) {
+    let (file, weight) = match hierarchy.controllers {
+        None => ("cpu.weight", slice.cpu_weight()),
+        Some(_) if hierarchy.has("cpu") => ("cpu.shares", shares(slice.cpu_weight())),
+        Some(_) => return,
+    };
+    // A group that gives way has no weight; older kernels do not know the file.
+    let is_set = fs::write(path.join("cpu.idle"), if is_idle { "1" } else { "0" }).is_ok();
+    if !is_idle || !is_set {
+        let _ = fs::write(path.join(file), weight.to_string());
     }
 }
 
