@@ -143,6 +143,34 @@ impl Node {
 /// Reads one document. What could be understood comes with every finding; `None` with an error finding
 /// when nothing could.
 pub fn parse(source: &str) -> (Option<Node>, Vec<Finding>) {
+    let (node, _, findings) = parse_tagged(source, &[]);
+    (node, findings)
+}
+
+/// As [`parse`], for a language with tags of its own, such as `!reset`: also says which value, by its place,
+/// bears which of the `known` tags.
+pub fn parse_tagged(source: &str, known: &[&str]) -> (Option<Node>, Vec<(Place, String)>, Vec<Finding>) {
+    let mut tags = Tags { known, found: Vec::new() };
+    let (node, findings) = read(source, &mut tags);
+    (node, tags.found, findings)
+}
+
+struct Tags<'a> {
+    known: &'a [&'a str],
+    found: Vec<(Place, String)>,
+}
+
+impl Tags<'_> {
+    fn see(&mut self, place: Place, tag: &str, findings: &mut Vec<Finding>) {
+        if self.known.contains(&tag) {
+            self.found.push((place, tag.to_owned()));
+        } else {
+            findings.push(Finding::error(place, format!("the tag `{tag}` is not understood here")));
+        }
+    }
+}
+
+fn read(source: &str, tags: &mut Tags<'_>) -> (Option<Node>, Vec<Finding>) {
     let start = Place::new(1, 1);
     if source.len() > SOURCE_BYTES_MAX {
         let message = format!("the file has {} bytes; at most {SOURCE_BYTES_MAX} are read", source.len());
@@ -169,7 +197,7 @@ pub fn parse(source: &str) -> (Option<Node>, Vec<Finding>) {
         findings.push(Finding::error(place_of(second), message).hint("remove everything from this `---` on"));
     }
     match documents.first() {
-        Some(document) => (Some(convert(document, &mut findings)), findings),
+        Some(document) => (Some(convert(document, tags, &mut findings)), findings),
         None => {
             findings.push(Finding::error(start, "the file is empty"));
             (None, findings)
@@ -209,23 +237,28 @@ fn scan_error(error: &ScanError) -> Finding {
     Finding::error(place(error.marker()), format!("not valid YAML: {}", error.info())).hint(hint)
 }
 
-fn convert(node: &MarkedYaml<'_>, findings: &mut Vec<Finding>) -> Node {
+fn convert(node: &MarkedYaml<'_>, tags: &mut Tags<'_>, findings: &mut Vec<Finding>) -> Node {
     let place = place_of(node);
     let data = match &node.data {
         YamlData::Representation(text, style, tag) => {
             if let Some(tag) = tag {
-                findings.push(Finding::error(place, format!("the tag `{tag}` is not understood here")));
+                tags.see(place, &tag.to_string(), findings);
             }
             let style = if *style == ScalarStyle::Plain { Style::Plain } else { Style::Text };
             Data::Scalar { text: text.to_string(), style }
         }
-        YamlData::Sequence(items) => Data::Sequence(items.iter().map(|it| convert(it, findings)).collect()),
+        YamlData::Sequence(items) => {
+            Data::Sequence(items.iter().map(|it| convert(it, tags, findings)).collect())
+        }
         YamlData::Mapping(entries) => Data::Mapping(
-            entries.iter().map(|(key, value)| (convert(key, findings), convert(value, findings))).collect(),
+            entries
+                .iter()
+                .map(|(key, value)| (convert(key, tags, findings), convert(value, tags, findings)))
+                .collect(),
         ),
         YamlData::Tagged(tag, inner) => {
-            findings.push(Finding::error(place, format!("the tag `{tag}` is not understood here")));
-            return convert(inner, findings);
+            tags.see(place_of(inner), &tag.to_string(), findings);
+            return convert(inner, tags, findings);
         }
         YamlData::Value(_) | YamlData::BadValue | YamlData::Alias(_) => {
             Data::Scalar { text: String::new(), style: Style::Plain }
@@ -274,6 +307,24 @@ mod tests {
             bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
         }
         assert!(error_of(&bomb).contains("f.yml:"), "{}", error_of(&bomb));
+    }
+
+    #[test]
+    fn tags_of_a_language_are_told_by_place() {
+        let (node, tags, findings) = parse_tagged(
+            "a: !reset\nb: !override\n  - x\nc: !reset {}\nd: !other 1\n",
+            &["!reset", "!override"],
+        );
+        let node = node.unwrap();
+        let found: Vec<_> = ["a", "b", "c"]
+            .iter()
+            .map(|key| {
+                let at = node.get(key).unwrap().place;
+                tags.iter().find(|(place, _)| *place == at).map(|(_, tag)| tag.as_str())
+            })
+            .collect();
+        assert_eq!(found, [Some("!reset"), Some("!override"), Some("!reset")], "{tags:?}");
+        assert!(findings[0].message.contains("!other"), "{findings:?}");
     }
 
     #[test]

@@ -6,7 +6,9 @@
 //! assert_eq!(app.unwrap().services[0].port, Some(8080));
 //! ```
 
+pub mod compose;
 mod render;
+pub mod yaml_text;
 
 pub use render::{RenderInput, Rendered, render, renumber};
 
