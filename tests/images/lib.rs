@@ -2,3 +2,24 @@
 //! Debian's static busybox, because no public registry is asked.
 
 pub use naru_loop_tests::*;
+
+use harness::{Daemon, busybox, text};
+
+/// Makes the image `busybox` in a daemon's store: Debian's static busybox with a link for each of its programs.
+pub fn make_busybox_image(daemon: &Daemon) {
+    let context =
+        tempfile::Builder::new().prefix("naru-busybox-").tempdir().expect("a directory can be made");
+    let bin = context.path().join("root/bin");
+    for dir in ["root/bin", "root/etc", "root/tmp"] {
+        std::fs::create_dir_all(context.path().join(dir)).expect("a directory can be made");
+    }
+    std::fs::copy(busybox(), bin.join("busybox")).expect("busybox can be copied");
+    let programs = std::process::Command::new(busybox()).arg("--list").output().expect("busybox runs");
+    for program in text(&programs).lines().filter(|it| *it != "busybox") {
+        std::os::unix::fs::symlink("busybox", bin.join(program)).expect("a link can be made");
+    }
+    let dockerfile = "FROM scratch\nCOPY root /\nENV PATH=/bin\nCMD [\"sh\"]\n";
+    std::fs::write(context.path().join("Dockerfile"), dockerfile).expect("a file can be written");
+    let built = daemon.naru(&["build", "-q", "-t", "busybox", &context.path().display().to_string()]);
+    assert!(built.status.success(), "{}", text(&built));
+}

@@ -46,6 +46,12 @@ pub enum Command {
     Logs(commands::logs::LogsArgs),
     /// Build an image from a Dockerfile: `naru build -t web:1 .`.
     Build(commands::build::BuildArgs),
+    /// Bring a compose file to life: `naru up`, `naru up -f compose.yaml web`.
+    Up(commands::compose::up::UpArgs),
+    /// Remove what `naru up` made; with -v its volumes, too.
+    Down(commands::compose::down::DownArgs),
+    /// A compose file as plain Kubernetes YAML: `naru export | kubectl diff -f -`.
+    Export(commands::compose::export::ExportArgs),
     /// Run a command in one of an app's pods: `naru exec shop -- ls /`.
     Exec(commands::exec::ExecArgs),
     /// Bring an earlier release back as a whole: `naru rollback shop`.
@@ -209,6 +215,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Status => commands::status::run(&global).await,
             Command::Logs(args) => commands::logs::run(&global, &args).await,
             Command::Build(args) => commands::build::run(&global, &args).await,
+            Command::Up(args) => commands::compose::up::run(&global, &args).await,
+            Command::Down(args) => commands::compose::down::run(&global, &args).await,
+            Command::Export(args) => commands::compose::export::run(&global, &args).await,
             Command::Exec(args) => commands::exec::run(&global, &args).await,
             Command::Rollback { app, to } => commands::rollback::run(&global, &app, to.as_deref()).await,
             Command::Trace { change } => commands::trace::run(&global, &change).await,

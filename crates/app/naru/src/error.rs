@@ -20,6 +20,12 @@ impl Error {
         self
     }
 
+    /// The same as the cause of something larger.
+    pub fn under(mut self, message: impl Into<String>) -> Self {
+        self.causes.insert(0, std::mem::replace(&mut self.message, message.into()));
+        self
+    }
+
     /// A broken promise of our own code.
     pub fn bug(message: &str) -> Self {
         Self::new(format!("{message} (this is a bug in Naru)"))
@@ -61,9 +67,8 @@ pub trait Context<T> {
 impl<T, E: Into<Error>> Context<T> for Result<T, E> {
     fn context(self, what: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|it| {
-            let mut error = it.into();
-            error.causes.insert(0, std::mem::replace(&mut error.message, what()));
-            error
+            let error: Error = it.into();
+            error.under(what())
         })
     }
 }

@@ -322,7 +322,7 @@ async fn install_kinds(client: &Client) -> Result<()> {
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
         "metadata": {"name": "naru", "namespace": NAMESPACE},
         "spec": {"gatewayClassName": "naru",
-                 "listeners": [{"name": "http", "protocol": "HTTP", "port": 80}]},
+                 "listeners": [{"name": "http", "protocol": "HTTP", "port": 80, "allowedRoutes": {"namespaces": {"from": "All"}}}]},
     });
     client.apply(&kinds::GATEWAY, &gateway, "naru").await?;
     Ok(())

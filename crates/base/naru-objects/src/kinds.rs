@@ -76,7 +76,9 @@ pub const LEASE: Kind = kind("coordination.k8s.io", "v1", "Lease", "leases", tru
 pub const ENDPOINT_SLICE: Kind = kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true);
 pub const DEPLOYMENT: Kind = kind("apps", "v1", "Deployment", "deployments", true);
 pub const REPLICA_SET: Kind = kind("apps", "v1", "ReplicaSet", "replicasets", true);
+pub const DAEMON_SET: Kind = kind("apps", "v1", "DaemonSet", "daemonsets", true);
 pub const JOB: Kind = kind("batch", "v1", "Job", "jobs", true);
+pub const NETWORK_POLICY: Kind = kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true);
 pub const GATEWAY: Kind = kind("gateway.networking.k8s.io", "v1", "Gateway", "gateways", true);
 pub const HTTP_ROUTE: Kind = kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", true);
 pub const CRD: Kind =
@@ -99,7 +101,10 @@ pub const ALL: &[Kind] = &[
     ENDPOINT_SLICE,
     DEPLOYMENT,
     REPLICA_SET,
+    DAEMON_SET,
     JOB,
+    NETWORK_POLICY,
+    PERSISTENT_VOLUME_CLAIM,
     GATEWAY,
     HTTP_ROUTE,
     CRD,

@@ -331,13 +331,13 @@ fn plain_name(it: &Value) -> &str {
 #[tokio::test]
 async fn what_is_not_acted_on_is_said() {
     let server = Server::start().await;
-    let service = r#"{"metadata":{"name":"web"},"spec":{"type":"LoadBalancer","selector":{"a":"b"},"ports":[{"port":80}]}}"#;
+    let service = r#"{"metadata":{"name":"web"},"spec":{"type":"LoadBalancer","loadBalancerClass":"example.com/x","selector":{"a":"b"},"ports":[{"port":80}]}}"#;
     let response = server
         .send("POST", "/api/v1/namespaces/default/services", &[("content-type", "application/json")], service)
         .await;
     assert_eq!(response.status(), StatusCode::CREATED);
     let warning = response.headers()["warning"].to_str().expect("text").to_string();
-    assert!(warning.contains("there is no load balancer on this node"), "{warning}");
+    assert!(warning.contains("there is no load balancer of the class"), "{warning}");
 }
 
 #[tokio::test]

@@ -220,18 +220,24 @@ fn no_new_finalizers(kind: &Kind, old: &Value, new: &Value) -> Result<(), Failur
     Ok(())
 }
 
-/// Whether two states differ in anything but the revision.
+/// Whether two states differ in nothing but the revision, and in when fields were written: an apply states
+/// fields before their defaults, so only here is it seen that it changed nothing.
 pub fn is_same(old: &Value, new: &Value) -> bool {
-    let strip = |object: &Value| {
-        let mut metadata = object["metadata"].as_object().cloned().unwrap_or_default();
-        metadata.remove("resourceVersion");
-        metadata
+    fn fields<'v>(object: &'v Value, without: &[&str]) -> Vec<(&'v String, &'v Value)> {
+        let all = object.as_object().into_iter().flatten();
+        let mut kept: Vec<_> = all.filter(|(name, _)| !without.contains(&name.as_str())).collect();
+        kept.sort_by_key(|it| it.0);
+        kept
+    }
+    let owners = |object: &Value| -> Vec<Vec<(String, Value)>> {
+        let entry =
+            |it: &Value| fields(it, &["time"]).into_iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        list(object, "/metadata/managedFields").iter().map(entry).collect()
     };
-    let rest = |object: &Value| -> Vec<(String, Value)> {
-        let fields = object.as_object().into_iter().flatten();
-        fields.filter(|(name, _)| *name != "metadata").map(|(k, v)| (k.clone(), v.clone())).collect()
-    };
-    strip(old) == strip(new) && rest(old) == rest(new)
+    fields(old, &["metadata"]) == fields(new, &["metadata"])
+        && fields(&old["metadata"], &["resourceVersion", "managedFields"])
+            == fields(&new["metadata"], &["resourceVersion", "managedFields"])
+        && owners(old) == owners(new)
 }
 
 /// After an update: is the object to vanish because nothing holds it any more?

@@ -219,11 +219,11 @@ pub(crate) fn no_warnings(_: &Value) -> Vec<String> {
 }
 
 fn service_warnings(service: &Value) -> Vec<String> {
-    match text(service, "/spec/type") {
-        "LoadBalancer" => vec![
-            "spec.type LoadBalancer: there is no load balancer on this node, the service is reached by its node ports".into(),
-        ],
-        _ => Vec::new(),
+    match text(service, "/spec/loadBalancerClass") {
+        "" => Vec::new(),
+        class => vec![format!(
+            "spec.loadBalancerClass: there is no load balancer of the class {class:?} here; without a class the ports are opened on the machine"
+        )],
     }
 }
 

@@ -13,22 +13,16 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, dns, firewall, policies, services};
+use crate::{Config, balancers, dns, firewall, policies, services};
 
 /// Changes that come together are written together.
 const SETTLE: Duration = Duration::from_millis(5);
 /// After a failure of `nft`.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a port is tried that another program has.
+const PORT_RETRY: Duration = Duration::from_secs(5);
 /// Where pods ask for names; every cluster's is the tenth address of its services.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-
-const NETWORK_POLICY: Kind = Kind {
-    group: "networking.k8s.io",
-    version: "v1",
-    kind: "NetworkPolicy",
-    plural: "networkpolicies",
-    namespaced: true,
-};
 
 /// What follows the API.
 #[derive(Clone)]
@@ -59,7 +53,7 @@ pub async fn start(
         slices: cache(&kinds::ENDPOINT_SLICE),
         pods: cache(&kinds::POD),
         namespaces: cache(&kinds::NAMESPACE),
-        policies: cache(&NETWORK_POLICY),
+        policies: cache(&kinds::NETWORK_POLICY),
     };
     let gateway = config.subnet.gateway();
     let mut tasks = Vec::new();
@@ -76,7 +70,7 @@ pub async fn start(
             tracing::warn!(%gateway, %error, "cannot answer for names: pods find services by address only");
         }
     }
-    tasks.push(tokio::spawn(keep(caches, config, node, dns_at, shutdown)));
+    tasks.push(tokio::spawn(keep(client, caches, config, node, dns_at, shutdown)));
     tasks
 }
 
@@ -100,7 +94,14 @@ async fn publish_dns(client: &Client, gateway: Ipv4Addr, target: u16) -> Result<
     client.apply(&kinds::ENDPOINT_SLICE, &slice, "naru").await.map(drop)
 }
 
-async fn keep(caches: Caches, config: Config, node: String, dns: SocketAddrV4, shutdown: CancellationToken) {
+async fn keep(
+    client: Client,
+    caches: Caches,
+    config: Config,
+    node: String,
+    dns: SocketAddrV4,
+    shutdown: CancellationToken,
+) {
     let all = [&caches.services, &caches.slices, &caches.pods, &caches.namespaces, &caches.policies];
     let mut changes: Vec<_> = all.iter().map(|it| it.changes()).collect();
     for cache in all {
@@ -110,10 +111,13 @@ async fn keep(caches: Caches, config: Config, node: String, dns: SocketAddrV4, s
         }
     }
     let mut written = [String::new(), String::new()];
+    let mut doors = balancers::Doors::default();
     loop {
         let pods: Vec<Arc<Value>> = caches.pods.list();
         let (services, slices) = (caches.services.list(), caches.slices.list());
-        let objects = services::Objects { services: &services, slices: &slices, pods: &pods, node: &node };
+        let (open, some_are_taken) = doors.settle(&balancers::claims(&services));
+        let objects =
+            services::Objects { services: &services, slices: &slices, pods: &pods, open: &open, node: &node };
         let (policies, namespaces) = (caches.policies.list(), caches.namespaces.list());
         let rules = [
             services::rules(&config, &objects),
@@ -138,6 +142,13 @@ async fn keep(caches: Caches, config: Config, node: String, dns: SocketAddrV4, s
         }
         if !failed {
             firewall::open_loopback(&config);
+            let machine = balancers::machine_address();
+            for service in &services {
+                if let Some(status) = balancers::plan_status(service, &open, machine) {
+                    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+                    balancers::write_status(&client, service, status, now).await;
+                }
+            }
         }
         let wait = async {
             let any = changes.iter_mut().map(|it| Box::pin(it.wait()));
@@ -146,6 +157,7 @@ async fn keep(caches: Caches, config: Config, node: String, dns: SocketAddrV4, s
         tokio::select! {
             () = wait => {}
             () = tokio::time::sleep(RETRY), if failed => {}
+            () = tokio::time::sleep(PORT_RETRY), if some_are_taken => {}
             () = shutdown.cancelled() => return,
         }
         tokio::time::sleep(SETTLE).await;

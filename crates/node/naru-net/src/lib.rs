@@ -20,6 +20,7 @@
 //! ```
 
 mod addresses;
+mod balancers;
 mod cluster;
 mod dns;
 mod firewall;

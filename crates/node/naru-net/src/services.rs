@@ -14,12 +14,15 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::Config;
+use crate::balancers::{Key, MachinePort, is_ours};
 
 /// What the rules follow from.
 pub struct Objects<'a> {
     pub services: &'a [Arc<Value>],
     pub slices: &'a [Arc<Value>],
     pub pods: &'a [Arc<Value>],
+    /// The ports of the machine that services of the type LoadBalancer have got.
+    pub open: &'a BTreeMap<MachinePort, Key>,
     /// The name of this node: some policies keep traffic on it.
     pub node: &'a str,
 }
@@ -39,6 +42,13 @@ fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
 /// An address as nft takes it; everything else is left out, for it may be anything that somebody wrote.
 fn address(value: &str) -> Option<&str> {
     value.parse::<std::net::Ipv4Addr>().ok().filter(|it| !it.is_unspecified()).map(|_| value)
+}
+
+/// Whether it is a network of IPv4, as nft takes it.
+fn network(value: &str) -> bool {
+    value.split_once('/').is_some_and(|(first, length)| {
+        first.parse::<std::net::Ipv4Addr>().is_ok() && length.parse::<u8>().is_ok_and(|it| it <= 32)
+    })
 }
 
 fn protocol(port: &Value) -> Option<&'static str> {
@@ -91,8 +101,22 @@ impl Rules {
             }
         };
         self.endpoints.extend(endpoints.iter().map(|it| it.0.clone()));
+        Some(self.add(body))
+    }
+
+    fn add(&mut self, body: String) -> String {
         let next = format!("s{}", self.chains.len());
-        Some(self.chains.entry(body).or_insert(next).clone())
+        self.chains.entry(body).or_insert(next).clone()
+    }
+
+    /// The chain for clients of these networks; the others meet whatever the machine itself has there.
+    fn only_from(&mut self, ranges: &[Value], chain: String) -> String {
+        let ranges: Vec<&str> =
+            ranges.iter().filter_map(Value::as_str).map(str::trim).filter(|it| network(it)).collect();
+        match ranges.is_empty() {
+            true => chain,
+            false => self.add(format!("ip saddr {{ {} }} goto {chain}", ranges.join(", "))),
+        }
     }
 }
 
@@ -166,7 +190,12 @@ fn add_service(rules: &mut Rules, objects: &Objects<'_>, service: &Value, slices
             }
         }
         let node_port = number(&port["nodePort"]);
-        if outside.is_empty() && node_port.is_none() {
+        let machine_port = (protocol, number_of as u16);
+        let is_open = is_ours(service)
+            && objects.open.get(&machine_port).is_some_and(|it| {
+                it.0 == text(service, "/metadata/namespace") && it.1 == text(service, "/metadata/name")
+            });
+        if outside.is_empty() && node_port.is_none() && !is_open {
             continue;
         }
         let places = endpoints(objects, slices, port, spec["externalTrafficPolicy"] == "Local");
@@ -175,7 +204,11 @@ fn add_service(rules: &mut Rules, objects: &Objects<'_>, service: &Value, slices
             rules.outside.insert(format!("{address} . {protocol} . {number_of}"), chain.clone());
         }
         if let Some(node_port) = node_port {
-            rules.ports.insert(format!("{protocol} . {node_port}"), chain);
+            rules.ports.insert(format!("{protocol} . {node_port}"), chain.clone());
+        }
+        if is_open {
+            let chain = rules.only_from(list(spec, "/loadBalancerSourceRanges"), chain);
+            rules.ports.insert(format!("{protocol} . {number_of}"), chain);
         }
     }
 }
@@ -285,7 +318,8 @@ mod tests {
         let slice = json!({"metadata": {"namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
             "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints});
         let (services, slices) = ([Arc::new(service)], [Arc::new(slice)]);
-        let objects = Objects { services: &services, slices: &slices, pods: &[], node: "n1" };
+        let open = crate::balancers::claims(&services);
+        let objects = Objects { services: &services, slices: &slices, pods: &[], open: &open, node: "n1" };
         let text = rules(&config, &objects);
         for line in expected {
             assert!(text.contains(line), "{line}\n{text}");
@@ -319,6 +353,17 @@ mod tests {
             json!([]),
             &["set addresses {\ntype ipv4_addr\nelements = { 10.96.0.9 }"],
         );
+    }
+
+    #[test]
+    fn a_load_balancer_is_the_machine_itself() {
+        let port = json!({"name": "http", "port": 8080, "protocol": "TCP"});
+        let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.9", "ports": [port]});
+        let one = json!([ready("10.9.0.2", "n1")]);
+        check(json!({"spec": spec}), one.clone(), &["tcp . 8080 : goto s0"]);
+        let mut local = spec.clone();
+        local["loadBalancerSourceRanges"] = json!(["127.0.0.0/8", "bad; flush"]);
+        check(json!({"spec": local}), one, &["ip saddr { 127.0.0.0/8 } goto s0", "tcp . 8080 : goto s1"]);
     }
 
     #[test]

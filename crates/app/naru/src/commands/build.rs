@@ -78,7 +78,40 @@ pub enum ProgressKind {
     Rawjson,
 }
 
+impl BuildArgs {
+    /// A build of a directory, as plain as can be.
+    pub fn of(context: PathBuf) -> Self {
+        Self {
+            context: context.display().to_string(),
+            tags: Vec::new(),
+            file: None,
+            target: None,
+            build_args: Vec::new(),
+            labels: Vec::new(),
+            build_contexts: Vec::new(),
+            platforms: Vec::new(),
+            no_cache: false,
+            pull: false,
+            outputs: Vec::new(),
+            progress: ProgressKind::Auto,
+            quiet: false,
+            iidfile: None,
+        }
+    }
+}
+
 pub async fn run(global: &Global, args: &BuildArgs) -> Result<ExitCode> {
+    let Some(built) = make(global, args).await? else { return Ok(ExitCode::FAILURE) };
+    match (args.quiet, args.progress) {
+        (true, _) => println!("{}", built.digest),
+        (false, ProgressKind::Rawjson) => {}
+        (false, _) => println!("{} {}", built.names.join(" "), built.digest),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds, and shows how. `None`: it failed, and why has been said.
+pub async fn make(global: &Global, args: &BuildArgs) -> Result<Option<BuiltImage>> {
     let outputs = args.outputs.iter().map(|it| Output::parse(it)).collect::<Result<Vec<_>>>()?;
     let source = read_source(args)?;
     let remote = Remote::new(global)?;
@@ -124,19 +157,14 @@ pub async fn run(global: &Global, args: &BuildArgs) -> Result<ExitCode> {
             return Err(Error::new("the build was stopped"));
         }
     };
-    let Some(built) = built else { return Ok(ExitCode::FAILURE) };
+    let Some(built) = built else { return Ok(None) };
     for output in &outputs {
         output.write(&remote, &built).await?;
     }
     if let Some(path) = &args.iidfile {
         std::fs::write(path, built.digest.as_str()).context(|| format!("cannot write {}", path.display()))?;
     }
-    match (args.quiet, args.progress) {
-        (true, _) => println!("{}", built.digest),
-        (false, ProgressKind::Rawjson) => {}
-        (false, _) => println!("{} {}", built.names.join(" "), built.digest),
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(Some(built))
 }
 
 /// Shows the build until its end. `None`: it failed, and why has been said.

@@ -193,6 +193,17 @@ fn pod(project: &Project, service: &Service, images: &BTreeMap<String, String>) 
     let built = images.get(&service.name).cloned();
     let image = built.or_else(|| service.image.as_ref().map(|it| it.0.clone()));
     container["image"] = json!(image.unwrap_or_else(|| default_image(&project.name, &service.name)));
+    // A limit of compose reserves nothing; without a request Kubernetes would take the limit for one.
+    let limits = container["resources"]["limits"].as_object().cloned().unwrap_or_default();
+    for amount in limits.keys() {
+        if container["resources"]["requests"][amount].is_null() {
+            container["resources"]["requests"][amount] = json!("0");
+        }
+    }
+    // Compose asks a registry for what is missing; Kubernetes would ask for `latest` at each start.
+    if container["imagePullPolicy"].is_null() && is_latest(container["image"].as_str().unwrap_or_default()) {
+        container["imagePullPolicy"] = json!("IfNotPresent");
+    }
     // Kubernetes fills in `$(X)` in commands and variables if it knows X; compose does not.
     let names: Vec<String> = container["env"]
         .as_array()
@@ -253,6 +264,11 @@ fn pod(project: &Project, service: &Service, images: &BTreeMap<String, String>) 
     pod["enableServiceLinks"] = json!(false);
     without_nulls(&mut pod);
     pod
+}
+
+fn is_latest(image: &str) -> bool {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    !last.contains('@') && last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
 fn without_nulls(value: &mut Value) {

@@ -59,14 +59,9 @@ pub struct Build {
     pub args: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
     pub additional_contexts: BTreeMap<String, String>,
-    pub cache_from: Vec<String>,
-    pub cache_to: Vec<String>,
-    pub network: Option<String>,
     pub no_cache: bool,
     pub pull: bool,
     pub tags: Vec<String>,
-    /// Id of a secret -> the key in the project's `secrets`.
-    pub secrets: Vec<(String, String)>,
     pub at: At,
 }
 
@@ -316,20 +311,9 @@ impl Loader<'_> {
                         build.additional_contexts.insert(name, whole);
                     }
                 }
-                "cache_from" => build.cache_from = self.texts(key, value),
-                "cache_to" => build.cache_to = self.texts(key, value),
-                "network" => build.network = self.text(key, value),
                 "no_cache" => build.no_cache = self.flag(key, value),
                 "pull" => build.pull = self.flag(key, value),
                 "tags" => build.tags = self.texts(key, value),
-                "secrets" => {
-                    for item in value.items_or_one() {
-                        let source =
-                            item.get("source").unwrap_or(item).as_str().unwrap_or_default().to_owned();
-                        let id = item.get("target").and_then(Node::as_str).unwrap_or(&source).to_owned();
-                        build.secrets.push((id, source));
-                    }
-                }
                 _ => {}
             }
         }

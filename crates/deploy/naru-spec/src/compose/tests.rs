@@ -89,9 +89,13 @@ fn keys_of_a_service_and_what_they_become() {
         ),
         (
             "deploy: {resources: {limits: {cpus: '0.50', memory: 512M}, reservations: {cpus: '0.25'}}}",
-            json!({"resources": {"limits": {"cpu": "500m", "memory": "512Mi"}, "requests": {"cpu": "250m"}}}),
+            json!({"resources": {"limits": {"cpu": "500m", "memory": "512Mi"}, "requests": {"cpu": "250m", "memory": "0"}}}),
         ),
-        ("mem_limit: 1g\ncpus: 2", json!({"resources": {"limits": {"cpu": "2", "memory": "1Gi"}}})),
+        (
+            "mem_limit: 1g\ncpus: 2",
+            json!({"resources": {"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "0", "memory": "0"}}}),
+        ),
+        ("init: false", json!({"imagePullPolicy": "IfNotPresent"})),
         ("pull_policy: always", json!({"imagePullPolicy": "Always"})),
         ("tmpfs: /run:size=64m", json!({"volumeMounts": [{"name": "scratch-1", "mountPath": "/run"}]})),
         ("stop_signal: INT", json!({"lifecycle": {"stopSignal": "SIGINT"}})),
