@@ -77,6 +77,14 @@ pub enum Command {
     },
     /// CPU and memory of what runs, and requests per second of each service.
     Top,
+    /// Who uses the disk, what of it goes by itself when room is needed, and when it will be full.
+    Df {
+        #[arg(long)]
+        json: bool,
+        /// Bring it within its budget now.
+        #[arg(long)]
+        tidy: bool,
+    },
     /// Secrets of a repository's pipeline: `naru secret shop NAME < value`.
     Secret {
         repository: String,
@@ -140,6 +148,10 @@ pub struct ServeArgs {
     /// Registries that are spoken to without TLS: `localhost:5000`.
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,
+    /// What images, layers, build caches, containers' own files and the registry may take of the disk: `50Gi`, or
+    /// `60%`. What was not used for the longest goes first, what runs never. Default: 80%.
+    #[arg(long, value_name = "SIZE")]
+    pub disk_budget: Option<String>,
     /// Serve images of this registry through ours, and keep them: `docker.io`. Whoever reaches the port may
     /// make us fetch them.
     #[arg(long, value_name = "REGISTRY")]
@@ -212,6 +224,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     let code = runtime.block_on(async {
         match command {
             Command::Serve(args) => serve::run(&global, &args).await,
+            Command::Df { json, tidy } => commands::df::run(&global, json, tidy).await,
             Command::Status => commands::status::run(&global).await,
             Command::Logs(args) => commands::logs::run(&global, &args).await,
             Command::Build(args) => commands::build::run(&global, &args).await,

@@ -10,7 +10,7 @@ use crate::cli::{Global, ServeArgs};
 use crate::connection::{self, Endpoints};
 use crate::error::{Context, Error, Result};
 use kube_api::Api;
-use naru_builder::{BuildLogs, Builder, ControllerConfig};
+use naru_builder::{BuildLogs, Builder, ControllerConfig, Keeper, KeeperConfig};
 use naru_client::Client;
 use naru_gateway::Gateway;
 use naru_git::Tokens;
@@ -133,7 +133,17 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let registry = naru_registry::Config { auth, upstreams: args.registry_proxy.clone() };
     let registry = Registry::open(images.clone(), registry)
         .context(|| "cannot open what belongs to the registry".into())?;
+    let builder_config = naru_builder::Config::new(data_dir.join("builds"), NAMESPACE);
+    let builder = Builder::new(images.clone(), client.clone(), builder_config)?;
+    let keeper_config = KeeperConfig {
+        data_dir: data_dir.clone(),
+        namespace: NAMESPACE.into(),
+        budget_bytes: args.disk_budget.as_deref().map(|it| disk_budget(it, data_dir)).transpose()?,
+        node_name: hostname(),
+    };
+    let (keeper, keeping) = Keeper::start(builder.clone(), client.clone(), keeper_config, shutdown.clone());
     let router = http::router(http::Parts {
+        keeper,
         git: git.clone(),
         registry,
         gateway: gateway.clone(),
@@ -160,18 +170,21 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     std::fs::create_dir_all(&scratch).context(|| format!("cannot make {}", scratch.display()))?;
     let source =
         Source::new(format!("{}/git", endpoints.http), tokens.for_reading_all()).with_scratch(scratch);
-    let mut stages = vec![naru_builder::start(
-        Builder::new(images, client.clone(), naru_builder::Config::new(data_dir.join("builds"), NAMESPACE))?,
-        client.clone(),
-        ControllerConfig {
-            namespace: NAMESPACE.into(),
-            source: source.clone(),
-            logs: builds,
-            contexts_dir: data_dir.join("builds/contexts"),
-            parallel: BUILDS_PARALLEL,
-        },
-        shutdown.clone(),
-    )];
+    let mut stages = vec![
+        keeping,
+        naru_builder::start(
+            builder,
+            client.clone(),
+            ControllerConfig {
+                namespace: NAMESPACE.into(),
+                source: source.clone(),
+                logs: builds,
+                contexts_dir: data_dir.join("builds/contexts"),
+                parallel: BUILDS_PARALLEL,
+            },
+            shutdown.clone(),
+        ),
+    ];
     stages.push(naru_runner::start(
         client.clone(),
         naru_runner::Config {
@@ -375,6 +388,31 @@ fn split(pair: &str, example: &str) -> Result<(String, String)> {
     pair.split_once('=')
         .map(|(a, b)| (a.to_owned(), b.to_owned()))
         .ok_or_else(|| Error::new(format!("`{pair}` has no `=`")).hint(format!("write it like `{example}`")))
+}
+
+/// `50Gi`, `500M`, or a share of the file system: `60%`.
+fn disk_budget(text: &str, data_dir: &Path) -> Result<u64> {
+    let wrong = || Error::new(format!("`{text}` is no size")).hint("write it like 50Gi, 500G or 60%");
+    let split = text.find(|it: char| !it.is_ascii_digit() && it != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let factor = match unit {
+        "" => 1.0,
+        "Ki" | "KiB" => 1024.0,
+        "Mi" | "MiB" => 1024.0 * 1024.0,
+        "Gi" | "GiB" => 1024.0 * 1024.0 * 1024.0,
+        "Ti" | "TiB" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        "k" | "K" | "KB" => 1e3,
+        "M" | "MB" => 1e6,
+        "G" | "GB" => 1e9,
+        "T" | "TB" => 1e12,
+        "%" if number <= 100.0 => {
+            let (_, all) = naru_node::disk_free(data_dir).ok_or_else(wrong)?;
+            all as f64 / 100.0
+        }
+        _ => return Err(wrong()),
+    };
+    Ok((number * factor) as u64)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {

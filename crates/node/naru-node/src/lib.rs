@@ -62,6 +62,7 @@ use tokio::task::JoinHandle;
 pub use crate::image::{Credential, HostRoot, ImageError, ImageInfo, ImageService, PullPolicy};
 pub use crate::logs::LogRequest;
 use crate::machine::Machine;
+pub use crate::machine::disk_free;
 use crate::record::Record;
 use crate::shared::Shared;
 pub use crate::stats::{ContainerStats, NodeStats, PodStats};

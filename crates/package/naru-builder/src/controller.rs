@@ -22,10 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 const CLEAN_FIRST: Duration = Duration::from_secs(600); // not while everything starts
 const CLEAN_EVERY: Duration = Duration::from_secs(6 * 3600);
-/// Unused content stays at least this long: a rollback or a second try soon after finds it.
-const UNUSED_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Steps of builds stay useful for as long as somebody works on them.
-const STEPS_UNUSED_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
+/// While there is room. A rollback or a second try soon after finds unused content; steps of builds stay useful
+/// for as long as somebody works on them.
+const WITH_ROOM: Ages = Ages {
+    steps: Duration::from_secs(14 * 24 * 3600),
+    unused: Duration::from_secs(24 * 3600),
+    pulled: None,
+    mounts: None,
+};
 const MESSAGE_CHARS_MAX: usize = 4_000; // an object is no log
 
 #[derive(Clone)]
@@ -110,7 +114,7 @@ async fn run(builder: Builder, client: Client, config: ControllerConfig, shutdow
             }
             // Between builds only: a build must not lose what it is about to use.
             () = tokio::time::sleep_until(clean_at), if builds.is_empty() => {
-                if let Err(error) = clean(&builder, &client, &config.namespace).await {
+                if let Err(error) = clean(&builder, &client, &config.namespace, &WITH_ROOM).await {
                     tracing::warn!(error = &*error, "unused images are not removed");
                 }
                 clean_at = Instant::now() + CLEAN_EVERY;
@@ -122,11 +126,25 @@ async fn run(builder: Builder, client: Client, config: ControllerConfig, shutdow
     while builds.join_next().await.is_some() {}
 }
 
+/// How long what nobody uses stays.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ages {
+    /// Outcomes of build steps.
+    pub(crate) steps: Duration,
+    /// Content that nothing names.
+    pub(crate) unused: Duration,
+    /// Images that a registry has; none: they stay.
+    pub(crate) pulled: Option<Duration>,
+    /// Cache mounts; none: they stay.
+    pub(crate) mounts: Option<Duration>,
+}
+
 /// Removes images and layers that no pod, no release and no recent build refers to.
-async fn clean(
+pub(crate) async fn clean(
     builder: &Builder,
     client: &Client,
     namespace: &str,
+    ages: &Ages,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut used: BTreeSet<Digest> = BTreeSet::new();
     for kind in [&kinds::POD, &kinds::RELEASE] {
@@ -143,21 +161,24 @@ async fn clean(
             collect_digests(&image["status"], &mut used);
         }
     }
-    let builder = builder.clone();
+    let (builder, ages) = (builder.clone(), *ages);
     let work = move || -> Result<Collected, Box<dyn std::error::Error + Send + Sync>> {
         let store = builder.store();
         for (name, manifest) in store.tags()? {
             let name = Reference::parse(&name)?;
             let is_commit = |tag: &String| tag.len() == 12 && tag.bytes().all(|it| it.is_ascii_hexdigit());
-            if name.is_local_only()
-                && name.tag.as_ref().is_some_and(is_commit)
-                && !used.contains(&manifest.digest)
-            {
+            let is_own = name.is_local_only() && name.tag.as_ref().is_some_and(is_commit);
+            let idle = store.last_used(&manifest.digest).and_then(|it| it.elapsed().ok()).unwrap_or_default();
+            let is_spare = manifest.is_pulled() && ages.pulled.is_some_and(|it| idle > it);
+            if (is_own || is_spare) && !used.contains(&manifest.digest) {
                 store.untag(&name)?;
             }
         }
-        let layers = builder.gc(STEPS_UNUSED_MAX)?;
-        Ok(store.gc(&Keep { manifests: used.into_iter().collect(), layers }, UNUSED_MAX)?)
+        if let Some(age) = ages.mounts {
+            crate::keeper::remove_old_mounts(&builder.mounts_dir(), age);
+        }
+        let layers = builder.gc(ages.steps)?;
+        Ok(store.gc(&Keep { manifests: used.into_iter().collect(), layers }, ages.unused)?)
     };
     let collected = tokio::task::spawn_blocking(work).await??;
     if collected != Collected::default() {

@@ -131,6 +131,11 @@ impl Builder {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// What `RUN --mount=type=cache` keeps, a directory each.
+    pub(crate) fn mounts_dir(&self) -> PathBuf {
+        self.inner.config.dir.join("mounts")
+    }
+
     pub fn store(&self) -> &ImageStore {
         &self.inner.store
     }

@@ -506,8 +506,11 @@ impl Build<'_> {
                 Mount::Tmpfs { target } => StepMount::Tmpfs { target: target.clone() },
                 Mount::Cache { id, target } => {
                     let key = Digest::of(format!("{}\n{id}", self.request.name));
-                    let path = inner.config.dir.join("mounts").join(key.hex());
+                    let path = self.builder.mounts_dir().join(key.hex());
                     std::fs::create_dir_all(&path).map_err(StepError::Cache)?;
+                    // What nobody used for long goes first when room is needed.
+                    let _ = std::fs::File::open(&path)
+                        .and_then(|it| it.set_modified(std::time::SystemTime::now()));
                     StepMount::Cache { path, target: target.clone() }
                 }
             });

@@ -267,6 +267,7 @@ impl ImageStore {
     /// The image of a manifest that is here.
     pub fn load(&self, name: &str, digest: &Digest) -> Result<LocalImage> {
         let manifest = self.manifest(digest)?;
+        self.mark_used(digest);
         let config: ImageConfig =
             self.read_json("image config", &manifest.config.digest, CONFIG_BYTES_MAX)?;
         let damaged =

@@ -40,6 +40,11 @@ impl Descriptor {
         Self { media_type: media_type.into(), digest, size, annotations: BTreeMap::new(), platform: None }
     }
 
+    /// In the store's own index: a registry has it, too.
+    pub fn is_pulled(&self) -> bool {
+        self.annotations.contains_key(crate::usage::ANNOTATION_PULLED)
+    }
+
     /// In an index: whether containers of it can run here.
     pub fn is_for_this_machine(&self) -> bool {
         self.platform.as_ref().is_some_and(|it| it.os == "linux" && it.architecture == architecture())

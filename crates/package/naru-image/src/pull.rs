@@ -134,7 +134,7 @@ impl ImageStore {
         self.put_blob_as(&bytes, &digest)?;
         if reference.tag.is_some() {
             let kind = if kind.is_empty() { media_type::MANIFEST } else { &kind };
-            self.tag(reference, &digest, kind)?;
+            self.tag_pulled(reference, &digest, kind)?;
         }
         tracing::info!(image = %reference, %digest, "pulled");
         Ok(digest)
@@ -178,7 +178,7 @@ impl ImageStore {
         self.put_blob_as(&bytes, &digest)?;
         if reference.tag.is_some() {
             let default = if is_index(&kind, &bytes) { media_type::INDEX } else { media_type::MANIFEST };
-            self.tag(reference, &digest, if kind.is_empty() { default } else { &kind })?;
+            self.tag_pulled(reference, &digest, if kind.is_empty() { default } else { &kind })?;
         }
         Ok(digest)
     }

@@ -114,6 +114,9 @@ pub(crate) struct Inner {
     pub(crate) transient: Mutex<HashMap<Digest, Vec<u8>>>,
     pub(crate) turn: crate::pull::Turn,
     pub(crate) under_way: crate::pull::UnderWay,
+    /// Bytes of unpacked layers, which never change.
+    pub(crate) layer_sizes: Mutex<HashMap<Digest, u64>>,
+    pub(crate) is_over_budget: std::sync::atomic::AtomicBool,
     pub(crate) clients: crate::remote::Clients,
 }
 
@@ -135,6 +138,8 @@ impl ImageStore {
             host: (root, host_config),
             turn: Default::default(),
             under_way: Default::default(),
+            layer_sizes: Default::default(),
+            is_over_budget: Default::default(),
             clients: Default::default(),
             index: Mutex::default(),
             expected: Mutex::default(),
@@ -323,6 +328,15 @@ impl ImageStore {
 
     /// Gives a manifest a name; a name that stands for another one moves.
     pub fn tag(&self, name: &Reference, manifest: &Digest, kind: &str) -> Result<()> {
+        self.tag_with(name, manifest, kind, None)
+    }
+
+    /// As [`ImageStore::tag`], for what a registry has, too: it may go when room is needed.
+    pub(crate) fn tag_pulled(&self, name: &Reference, manifest: &Digest, kind: &str) -> Result<()> {
+        self.tag_with(name, manifest, kind, Some(crate::usage::ANNOTATION_PULLED))
+    }
+
+    fn tag_with(&self, name: &Reference, manifest: &Digest, kind: &str, mark: Option<&str>) -> Result<()> {
         let tag = name.tag_name();
         let size = self
             .blob_size(manifest)
@@ -330,6 +344,9 @@ impl ImageStore {
         let (mut index, _guard) = self.index()?;
         let mut entry = Descriptor::new(kind, manifest.clone(), size);
         entry.annotations.insert(ANNOTATION_REF_NAME.into(), tag.clone());
+        if let Some(mark) = mark {
+            entry.annotations.insert(mark.to_owned(), "true".into());
+        }
         if index.manifests.contains(&entry) {
             return Ok(());
         }

@@ -254,6 +254,10 @@ pub async fn begin(
             }
         }
     }
+    if inner.store.is_over_budget() {
+        let text = "the disk budget is used up; `naru df` on the server shows by what";
+        return Err(Failure::new(Code::Denied, text)); // clients show the text of a 403, of a 507 not
+    }
     let id = inner.uploads.begin(name)?;
     if query_value(query, "digest").is_some() {
         return finish(inner, name, &id, query, &HeaderMap::new(), body).await;

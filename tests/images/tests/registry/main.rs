@@ -305,6 +305,70 @@ fn images_come_from_the_reference_registry_with_a_helpers_password_and_through_a
     daemon.destroy();
 }
 
+#[test]
+fn the_disk_budget_takes_what_can_be_had_again_and_never_what_runs() {
+    let dir = tempfile::Builder::new().prefix("naru-test-").tempdir().unwrap();
+    let daemon = Daemon::start_in(dir, &["--disk-budget", "1Mi"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let peer = Peer::start(scratch.path());
+    let own = format!("oci:{}:1", hello(&scratch.path().join("layout")).display());
+    let credentials = format!("naru:{}", daemon.push_token());
+    let pushed = format!("docker://{}/own/hello:1", host_of(&daemon));
+    done(run("skopeo", &push_args(&own, &pushed, &credentials)));
+    let secret =
+        ["create", "secret", "docker-registry", "peer", "--docker-username=me", "--docker-password=secret"];
+    done(daemon.kubectl(&[&secret[..], &[&format!("--docker-server={}", peer.host)]].concat()));
+    // Two images that a registry has: one runs, one has run.
+    for (name, command) in [("runs", "sleep 600"), ("ran", "true")] {
+        let content = name.as_bytes();
+        let program = fs::read(busybox()).unwrap();
+        let files: &[(&str, &[u8])] = &[("bin/busybox", &program), ("name", content)];
+        let layout = layout(&scratch.path().join(name), &[files], json!({}));
+        let target = format!("docker://{}/test/{name}:1", peer.host);
+        done(run("skopeo", &push_args(&format!("oci:{}:1", layout.display()), &target, "me:secret")));
+        let mut command: Vec<&str> = command.split(' ').collect();
+        command.insert(0, "/bin/busybox");
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+            "restartPolicy": "Never", "imagePullSecrets": [{"name": "peer"}], "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": format!("{}/test/{name}:1", peer.host), "command": command}]}});
+        done(daemon.kubectl_with_input(&["apply", "-f", "-"], &pod.to_string()));
+    }
+    let wait = |args: &[&str]| done(daemon.kubectl(&[&["wait", "--timeout=60s"], args].concat()));
+    wait(&["pod/ran", "--for=jsonpath={.status.phase}=Succeeded"]);
+    wait(&["pod/runs", "--for=condition=Ready"]);
+    done(daemon.kubectl(&["delete", "pod", "ran"]));
+    let report = |args: &[&str]| -> Value {
+        serde_json::from_str(&done(daemon.naru(&[&["df", "--json"], args].concat()))).unwrap()
+    };
+    let has = |report: &Value, name: &str| {
+        report["images"].as_array().unwrap().iter().any(|it| it["name"].as_str().unwrap().contains(name))
+    };
+    assert!(has(&report(&["--tidy"]), "test/ran"), "what was used a moment ago stays");
+    // Two days later.
+    let old = ["-d", "2 days ago"];
+    let store = daemon.data_dir().join("images");
+    for entry in
+        ["blobs/sha256", "layers"].iter().flat_map(|it| fs::read_dir(store.join(it)).unwrap().flatten())
+    {
+        done(run("touch", &[&old[..], &[&entry.path().display().to_string()]].concat()));
+    }
+    let after = report(&["--tidy"]);
+    assert!(!has(&after, "test/ran"), "{after:#}");
+    assert!(has(&after, "test/runs"), "it runs: {after:#}");
+    assert!(has(&after, "own/hello"), "it was pushed: {after:#}");
+    assert!(after["usedBytes"].as_u64() > after["budgetBytes"].as_u64());
+    let refused =
+        run("skopeo", &push_args(&own, &format!("docker://{}/own/more:1", host_of(&daemon)), &credentials));
+    assert!(!refused.status.success() && text(&refused).contains("disk budget"), "{}", text(&refused));
+    let shown = done(daemon.naru(&["df"]));
+    assert!(
+        shown.contains("image layers, unpacked") && shown.contains("goes when room is needed"),
+        "{shown}"
+    );
+    assert_eq!(done(daemon.kubectl(&["get", "pod", "runs", "-o", "jsonpath={.status.phase}"])), "Running");
+    daemon.destroy();
+}
+
 /// A generator that gives the same numbers for the same seed (splitmix64).
 struct Numbers(u64);
 

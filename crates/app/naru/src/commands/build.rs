@@ -15,7 +15,7 @@ use naru_builder::{BuiltImage, Event, Ignore, Order};
 use naru_objects::{ImageSpec, NAMESPACE, Upload, kinds};
 use output::Output;
 use progress::Progress;
-use remote::Remote;
+pub use remote::Remote;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ pub mod compose;
 pub mod connect;
 pub mod demo;
 pub mod destroy;
+pub mod df;
 pub mod dora;
 pub mod exec;
 pub mod hook;

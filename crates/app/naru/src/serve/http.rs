@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::StreamExt;
-use naru_builder::BuildLogs;
+use naru_builder::{BuildLogs, DiskReport, Keeper};
 use naru_gateway::Gateway;
 use naru_node::Node;
 use naru_registry::Registry;
@@ -20,6 +20,7 @@ pub struct Parts {
     pub gateway: Gateway,
     pub node: Node,
     pub builds: BuildLogs,
+    pub keeper: Keeper,
     /// What a client shows to follow builds.
     pub token: String,
 }
@@ -29,7 +30,8 @@ pub fn router(parts: Parts) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
         .with_state((parts.gateway, parts.node))
-        .merge(builds(parts.builds, parts.token))
+        .merge(builds(parts.builds, parts.token.clone()))
+        .merge(Router::new().route("/disk", get(disk).post(tidy)).with_state((parts.keeper, parts.token)))
         .nest("/git", naru_git::router(parts.git))
         .merge(parts.registry.router())
 }
@@ -39,15 +41,46 @@ fn builds(logs: BuildLogs, token: String) -> Router {
     Router::new().route("/builds/{image}/events", get(build_events)).with_state((logs, token))
 }
 
+const NEEDS_TOKEN: &str = "this needs the push token, as Bearer (`naru token` prints it)\n";
+
+async fn disk(State((keeper, token)): State<(Keeper, String)>, headers: http::HeaderMap) -> Response {
+    if !knows(&token, &headers) {
+        return (http::StatusCode::UNAUTHORIZED, NEEDS_TOKEN).into_response();
+    }
+    disk_answer(keeper.report().await.map_err(Into::into))
+}
+
+async fn tidy(State((keeper, token)): State<(Keeper, String)>, headers: http::HeaderMap) -> Response {
+    match knows(&token, &headers) {
+        true => disk_answer(keeper.tidy().await),
+        false => (http::StatusCode::UNAUTHORIZED, NEEDS_TOKEN).into_response(),
+    }
+}
+
+fn disk_answer(report: Result<DiskReport, Box<dyn std::error::Error + Send + Sync>>) -> Response {
+    match report {
+        Ok(report) => axum::Json(report).into_response(),
+        Err(error) => {
+            tracing::error!(error = &*error, "the disk cannot be measured");
+            let text = format!("the disk cannot be measured: {error}\n");
+            (http::StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+    }
+}
+
+/// Digests are compared, so that the time it takes tells nothing about the token.
+fn knows(token: &str, headers: &http::HeaderMap) -> bool {
+    let given = headers.get(http::header::AUTHORIZATION).and_then(|it| it.to_str().ok());
+    let digest = |it: &str| naru_image::Digest::of(it);
+    given.and_then(|it| it.strip_prefix("Bearer ")).is_some_and(|it| digest(it) == digest(token))
+}
+
 async fn build_events(
     State((logs, token)): State<(BuildLogs, String)>,
     Path(image): Path<String>,
     headers: http::HeaderMap,
 ) -> Response {
-    let given = headers.get(http::header::AUTHORIZATION).and_then(|it| it.to_str().ok());
-    // Digests are compared, so that the time it takes tells nothing about the token.
-    let digest = |it: &str| naru_image::Digest::of(it);
-    if given.and_then(|it| it.strip_prefix("Bearer ")).is_none_or(|it| digest(it) != digest(&token)) {
+    if !knows(&token, &headers) {
         let why = "following a build needs the push token, as Bearer (`naru token` prints it)\n";
         return (http::StatusCode::UNAUTHORIZED, why).into_response();
     }

@@ -24,6 +24,20 @@ impl Remote {
         Ok(Self { http: reqwest::Client::new(), base, token: token.trim().to_owned() })
     }
 
+    /// Who uses the daemon's disk, as JSON; after bringing it within its budget if `tidy`.
+    pub async fn disk(&self, tidy: bool) -> Result<String> {
+        let url = format!("{}/disk", self.base);
+        let request = if tidy { self.http.post(url) } else { self.http.get(url) };
+        let answer = request.bearer_auth(&self.token).send().await;
+        let answer = answer.context(|| self.silent())?;
+        let status = answer.status();
+        let text = answer.text().await.context(|| self.silent())?;
+        match status.is_success() {
+            true => Ok(text),
+            false => Err(Error::new(format!("the daemon answers {status}: {}", text.trim()))),
+        }
+    }
+
     /// Brings an archive into the daemon's store, unless it is there, and returns its digest.
     pub async fn upload(&self, mut archive: tempfile::SpooledTempFile) -> Result<String> {
         archive.rewind()?;
