@@ -52,7 +52,6 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["kube-api", "naru-git", "naru-registry", "naru"]),
     ("rcgen", &["kube-api"]),
     ("kube", &["naru-client", "naru"]),
-    ("parse-dockerfile", &["naru-builder"]),
     ("github-actions-expressions", &["naru-plan-dialects"]),
     ("tar", &["naru-image", "naru-builder", "naru"]),
 ];

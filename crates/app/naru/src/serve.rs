@@ -133,8 +133,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let registry = naru_registry::Config { auth, upstreams: args.registry_proxy.clone() };
     let registry = Registry::open(images.clone(), registry)
         .context(|| "cannot open what belongs to the registry".into())?;
-    let builder_config = naru_builder::Config::new(data_dir.join("builds"), NAMESPACE);
-    let builder = Builder::new(images.clone(), client.clone(), builder_config)?;
+    let builder = Builder::new(images.clone(), client.clone(), builder_config(data_dir))?;
     let keeper_config = KeeperConfig {
         data_dir: data_dir.clone(),
         namespace: NAMESPACE.into(),
@@ -237,6 +236,18 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn builder_config(data_dir: &Path) -> naru_builder::Config {
+    naru_builder::Config {
+        secrets_dir: run_dir(data_dir).join("build-secrets"),
+        ..naru_builder::Config::new(data_dir.join("builds"), NAMESPACE)
+    }
+}
+
+/// In memory, and gone with the machine's next start.
+fn run_dir(data_dir: &Path) -> PathBuf {
+    PathBuf::from("/run/naru").join(short_hash(data_dir))
+}
+
 /// Stops and removes every container, mount, link and cgroup of the daemon with this data directory.
 pub async fn destroy(data_dir: &Path) -> Result<()> {
     if !data_dir.exists() {
@@ -278,7 +289,7 @@ impl NodeSettings {
         let subnet = self.subnet.parse().map_err(|_| {
             Error::new(format!("`{}` is not a subnet", self.subnet)).hint("write it like 10.88.0.0/16")
         })?;
-        let run_dir = PathBuf::from("/run/naru").join(short_hash(data_dir));
+        let run_dir = run_dir(data_dir);
         Ok(naru_node::Config {
             bridge: self.bridge.clone(),
             subnet,

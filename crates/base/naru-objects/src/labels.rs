@@ -16,6 +16,8 @@ pub const JOB: &str = "naru.dev/job";
 pub const SLICE: &str = "naru.dev/slice";
 /// Annotation on a pod: keep what its container wrote as an image layer under this id.
 pub const COMMIT: &str = "naru.dev/commit";
+/// Annotation on a pod: `none` leaves its containers without a network but their own loopback.
+pub const NETWORK: &str = "naru.dev/network";
 /// The field manager of objects that a release applies.
 pub const MANAGER: &str = "naru";
 /// Annotation on a run: `none` if its commit holds no `naru.yaml`, so that nothing will be deployed.

@@ -130,6 +130,11 @@ impl Network {
     }
 }
 
+/// Leaves the namespaces of process `pid` alone but for their loopback.
+pub async fn attach_nothing(pid: i32) -> Result<(), Error> {
+    links::loopback_only(pid).await
+}
+
 /// Removes everything that [`Network::start`] made; what is not there is no error.
 pub async fn teardown(config: &Config) -> Result<(), Error> {
     check_name(&config.bridge)?;

@@ -120,23 +120,27 @@ pub(crate) async fn plug(
     in_namespace(pid, move |handle| async move { configure_inside(&handle, address, gateway).await }).await
 }
 
+pub(crate) async fn loopback_only(pid: i32) -> Result<(), Error> {
+    in_namespace(pid, |handle| async move { switch_on(&handle, "lo").await.map(|_| ()) }).await
+}
+
+async fn switch_on(handle: &Handle, name: &str) -> Result<u32, Error> {
+    let index = index_of(handle, name)
+        .await
+        .map_err(kernel(format!("look for {name} in the pod")))?
+        .ok_or_else(|| kernel(format!("find {name} in the pod"))(rtnetlink::Error::RequestFailed))?;
+    let up = LinkUnspec::new_with_index(index).up().build();
+    handle.link().set(up).execute().await.map_err(kernel(format!("switch {name} on in the pod")))?;
+    Ok(index)
+}
+
 /// The pod is alone in its network: also its neighbours are reached through the machine, so that every
 /// packet passes the rules there (addresses of services, network policies).
 async fn configure_inside(handle: &Handle, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<(), Error> {
-    let mut cable = 0;
-    for name in ["lo", "eth0"] {
-        let index = index_of(handle, name)
-            .await
-            .map_err(kernel(format!("look for {name} in the pod")))?
-            .ok_or_else(|| kernel(format!("find {name} in the pod"))(rtnetlink::Error::RequestFailed))?;
-        if name == "eth0" {
-            cable = index;
-            let request = handle.address().add(index, IpAddr::V4(address), 32).execute();
-            request.await.map_err(kernel("give the pod its address"))?;
-        }
-        let up = LinkUnspec::new_with_index(index).up().build();
-        handle.link().set(up).execute().await.map_err(kernel(format!("switch {name} on in the pod")))?;
-    }
+    switch_on(handle, "lo").await?;
+    let cable = switch_on(handle, "eth0").await?;
+    let request = handle.address().add(cable, IpAddr::V4(address), 32).execute();
+    request.await.map_err(kernel("give the pod its address"))?;
     let to_gateway = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(gateway, 32)
         .output_interface(cable)

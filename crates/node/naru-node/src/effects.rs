@@ -92,6 +92,10 @@ pub(crate) async fn create_sandbox(
         limit_whole(&pod, sandbox.pod_cgroup())?;
         let address = match pod.host_network {
             true => shared.host_ip.clone(),
+            false if pod.no_network => naru_net::attach_nothing(sandbox.pid())
+                .await
+                .map(|()| crate::shared::LOOPBACK.to_owned())
+                .map_err(|error| chain(&error))?,
             false => {
                 let attached = shared.network.attach(&pod.uid, sandbox.pid()).await;
                 attached.map_err(|error| chain(&error))?.to_string()

@@ -62,6 +62,8 @@ pub struct DesiredPod {
     pub host_aliases: Vec<(String, Vec<String>)>,
     pub dns: Dns,
     pub host_network: bool,
+    /// It has no network but its own loopback.
+    pub no_network: bool,
     pub host_pids: bool,
     pub host_ipc: bool,
     pub share_pids: bool,
@@ -247,6 +249,7 @@ pub fn lower_pod(pod: &Value) -> DesiredPod {
             options: list(&dns["options"]).map(|it| (text(&it["name"]), text(&it["value"]))).collect(),
         },
         host_network,
+        no_network: metadata["annotations"][labels::NETWORK] == "none",
         host_pids: spec["hostPID"] == true,
         host_ipc,
         share_pids: spec["shareProcessNamespace"] == true,

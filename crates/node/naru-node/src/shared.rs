@@ -82,6 +82,9 @@ impl PodView {
     }
 }
 
+/// The address of a pod without a network.
+pub const LOOPBACK: &str = "127.0.0.1";
+
 impl Shared {
     pub fn new(
         config: Config,
@@ -125,8 +128,8 @@ impl Shared {
     }
 
     pub fn release(&self, address: &str) {
-        // A pod on the machine's own network has no address of its own.
-        if address == self.host_ip {
+        // A pod on the machine's own network, or on none, has no address of its own.
+        if address == self.host_ip || address == LOOPBACK {
             return;
         }
         if let Ok(address) = address.parse() {

@@ -428,32 +428,46 @@ fn findings(text: &str) -> Vec<String> {
 #[test]
 fn what_is_not_supported_is_refused_at_its_place() {
     for (text, want) in [
-        ("FROM a\nFRUM b\n", &["unknown instruction 'FRUM'", "Dockerfile:2:1", "did you mean `FROM`?"][..]),
-        ("RUN x\n", &["expected FROM", "Dockerfile:1:1", "starts with `FROM <image>`"]),
-        ("", &["at least one FROM", "Dockerfile:1:1"]),
+        ("FROM a\nFRUM b\n", &["`FRUM` is not an instruction", "Dockerfile:2:1", "did you mean `FROM`?"][..]),
+        ("RUN x\n", &["before the first `FROM`", "Dockerfile:1:1", "starts with `FROM <image>`"]),
+        ("", &["has no `FROM`", "Dockerfile:1:1"]),
         ("FROM a\nCOPY ../x /y\n", &["`../x` lies outside", "Dockerfile:2:6"]),
         ("FROM a\nCOPY a/../../x /y\n", &["outside the build context"]),
-        ("FROM a\nADD https://x/y /z\n", &["`ADD` of a URL", "Dockerfile:2:5", "check its digest"]),
-        (
-            "FROM a\nRUN --mount=type=secret,id=x cat\n",
-            &["`--mount=type=secret` is not supported", "Dockerfile:2:5"],
-        ),
-        ("FROM a\nRUN --network=none x\n", &["`--network=none`", "Dockerfile:2:5"]),
-        ("FROM a\nCOPY --parents a b\n", &["`--parents` of `COPY`", "Dockerfile:2:6"]),
-        ("FROM a\nONBUILD RUN x\n", &["`ONBUILD` is not supported", "Dockerfile:2:1"]),
+        ("FROM a\nRUN --mount=type=secret cat\n", &["a secret needs an `id`", "Dockerfile:2:5"]),
+        ("FROM a\nRUN --mount=type=cash,target=/x cat\n", &["`type=cash` of `--mount`", "Dockerfile:2:5"]),
+        ("FROM a\nRUN --mount=type=cache,target=/x,mod=7 cat\n", &["no key `mod`", "did you mean `mode`?"]),
+        ("FROM a\nRUN --mount=type=tmpfs,target=/x,id=7 cat\n", &["type `tmpfs` has no key `id`"]),
+        ("FROM a\nRUN --mount=type=cache cat\n", &["needs a `target`"]),
+        ("FROM a\nRUN --network=host x\n", &["`--network=host` is refused", "Dockerfile:2:5"]),
+        ("FROM a\nRUN --security=insecure x\n", &["cannot give itself privileges", "Dockerfile:2:5"]),
+        ("FROM a\nRUN a \\\n  && b\nCOPY --form=b a b\n", &["no flag `--form`", "Dockerfile:4:6", "`from`?"]),
+        ("FROM a\nADD --checksum=md5:1 http://x/y /z\n", &["is not a digest", "Dockerfile:2:5"]),
+        ("FROM a\nONBUILD ONBUILD RUN x\n", &["`ONBUILD` cannot be followed by `ONBUILD`", "Dockerfile:2:9"]),
+        ("FROM a\nONBUILD COPY --no a b\n", &["`COPY` has no flag `--no`", "Dockerfile:2:14"]),
         (
             "FROM a AS build\nFROM b\nCOPY --from=bild /x /y\n",
             &["no stage `bild`", "Dockerfile:3:6", "did you mean `build`?"],
         ),
+        ("FROM a AS x\nCOPY --from=x /a /b\n", &["is this stage itself"]),
+        ("FROM a\nCOPY --from=$X /a /b\n", &["`--from` does not know variables"]),
         ("FROM a\nCOPY --from=3 /x /y\n", &["no stage number 3"]),
-        ("FROM a\nCOPY a b /c\n", &["several sources", "write `/c/`"]),
-        ("FROM a\nCOPY a\n", &["at least two arguments", "Dockerfile:2:1"]),
+        ("FROM a\nCOPY a b /c\n", &["several sources", "write `/c/`", "Dockerfile:2:10"]),
+        ("FROM a\nCOPY a\n", &["at least one source", "Dockerfile:2:1"]),
         ("FROM a\nENV X\n", &["`ENV X` has no value"]),
-        ("FROM a AS x\nFROM b AS x\n", &["duplicate", "Dockerfile:2:"]),
-        ("FROM a\nRUN <<EOF\nx\n", &["here-document", "Dockerfile:3:1"]),
-        ("FROM a\nRUN cat <<EOF\nx\nEOF\n", &["unknown instruction", "right after `RUN`"]),
+        ("FROM a\nENV A=1 B\n", &["`B` is not of the form", "Dockerfile:2:9"]),
+        ("FROM a\nRUN <<EOF\nx\n", &["the heredoc `EOF` is never closed", "Dockerfile:2:5"]),
         ("FROM a\nHEALTHCHECK --intervall=3s CMD x\n", &["`--intervall`", "did you mean `interval`?"]),
-        ("FROM a\nCOPY --chmod=u+x a b\n", &["not an octal mode"]),
+        ("FROM a\nHEALTHCHECK CMD\n", &["followed by `NONE` or by `CMD`"]),
+        ("FROM a\nCOPY --chmod=u+y a b\n", &["neither an octal nor a symbolic mode"]),
+        ("FROM a b\n", &["takes an image"]),
+        ("FROM a AS 1x\n", &["`1x` cannot name a stage"]),
+        ("FROM a\nSHELL /bin/sh\n", &["`SHELL` needs a JSON list"]),
+        ("FROM a\nWORKDIR\n", &["`WORKDIR` needs an argument"]),
+        ("# syntax=example.com/other:1\nFROM a\n", &["another frontend", "Dockerfile:1:1"]),
+        (
+            "# check=error=true\nFROM a\nMAINTAINER x\n",
+            &["`MAINTAINER` is deprecated (MaintainerDeprecated)"],
+        ),
     ] {
         let found = findings(text);
         assert!(parse(text).has_errors(), "{text}");
@@ -461,14 +475,46 @@ fn what_is_not_supported_is_refused_at_its_place() {
             assert!(found.iter().any(|it| it.contains(part)), "{text:?} -> {found:?}, want {part}");
         }
     }
-    assert_eq!(
-        findings("# syntax=docker/dockerfile:1\n\u{feff}FROM a\r\nRUN x\r\n").len(),
-        1,
-        "a mark inside is no mark"
-    );
     assert_eq!(findings("\u{feff}FROM a\r\nRUN x\r\n"), Vec::<String>::new());
     let huge = format!("FROM a\n{}", "RUN x\n".repeat(10_000));
     assert!(findings(&huge)[0].contains("more than"));
+}
+
+#[test]
+fn advice_of_buildkits_linter_is_given_and_can_be_silenced() {
+    for (text, rule) in [
+        ("FROM a\nMAINTAINER x\n", "MaintainerDeprecated"),
+        ("FROM a AS B\n", "StageNameCasing"),
+        ("FROM a as b\n", "FromAsCasing"),
+        ("FROM a\nrun x\nRUN y\n", "ConsistentInstructionCasing"),
+        ("FROM a\nRUN x \\\n\n y\n", "NoEmptyContinuation"),
+        ("FROM a\nENV A b\n", "LegacyKeyValueFormat"),
+        ("FROM a\nCMD x y\n", "JSONArgsRecommended"),
+        ("FROM a\nCMD [\"x\"]\nCMD [\"y\"]\n", "MultipleInstructionsDisallowed"),
+        ("FROM a\nENV DB_PASSWORD=x\n", "SecretsUsedInArgOrEnv"),
+        ("FROM a:$V\n", "UndefinedArgInFrom"),
+        ("FROM a\nWORKDIR x\n", "WorkdirRelativePath"),
+        ("FROM --platform=linux/amd64 a\n", "FromPlatformFlagConstDisallowed"),
+        ("FROM --platform=$TARGETPLATFORM a\n", "RedundantTargetPlatform"),
+        ("FROM a AS scratch\n", "ReservedStageName"),
+        ("FROM a\nEXPOSE 80/TCP\n", "ExposeProtoCasing"),
+    ] {
+        let found = findings(text);
+        assert!(
+            found.len() == 1 && found[0].contains(rule) && found[0].starts_with("warning"),
+            "{text}: {found:?}"
+        );
+        for skip in [rule, "all"] {
+            assert_eq!(findings(&format!("# check=skip={skip}\n{text}")), Vec::<String>::new(), "{text}");
+        }
+    }
+    assert_eq!(
+        findings(
+            "ARG V=1\nFROM --platform=$BUILDPLATFORM a:$V AS b\nENV PUBLIC_KEY=x\nEXPOSE 80/tcp\nWORKDIR /x\nWORKDIR y\nCMD [\"x\"]\n"
+        ),
+        Vec::<String>::new()
+    );
+    assert!(findings("# check=skip=Wrong\nFROM a\n")[0].contains("no rule `Wrong`"));
 }
 
 #[test]

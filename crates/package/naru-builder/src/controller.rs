@@ -7,6 +7,7 @@ use crate::engine::{BuildRequest, Builder, NamedContext};
 use crate::log::{BuildLog, BuildLogs};
 use crate::outcome::{BuiltImage, Event, chain};
 use crate::run::remove_leftovers;
+use base64::Engine as _;
 use naru_client::{Client, EventKind};
 use naru_image::{Collected, Digest, Keep, LastLink, Reference, View};
 use naru_objects::{Image, ImagePhase, ImageSpec, kinds, labels};
@@ -30,6 +31,8 @@ const WITH_ROOM: Ages = Ages {
     pulled: None,
     mounts: None,
 };
+/// A client creates the secrets right after the object.
+const SECRETS_MAX: Duration = Duration::from_secs(30);
 const MESSAGE_CHARS_MAX: usize = 4_000; // an object is no log
 
 #[derive(Clone)]
@@ -346,6 +349,8 @@ impl Work {
             pull: spec.pull,
             contexts: sources.contexts.clone(),
             platforms: spec.platforms.clone(),
+            secrets: self.secrets(spec).await?,
+            agents: BTreeMap::new(),
             stop: Some(stop.clone()),
         };
         let events = log.clone();
@@ -359,7 +364,7 @@ impl Work {
         drop(sources);
         match built {
             Ok(built) => Ok(built),
-            Err(it) if it.is_stopped() || stop.is_cancelled() => Err(Outcome::Stopped),
+            Err(it) if stop.is_cancelled() || it.is_stopped() => Err(Outcome::Stopped),
             Err(it) => Err(Outcome::Failed(it.report())),
         }
     }
@@ -410,6 +415,32 @@ impl Work {
         let (contexts, store) = (self.contexts.clone(), self.builder.store().clone());
         let unpack = tokio::task::spawn_blocking(move || contexts.unpacked(&store, &digest));
         unpack.await.map_err(failed)?.map_err(failed)
+    }
+
+    /// What the client gave along, which may come a moment after the object.
+    async fn secrets(&self, spec: &ImageSpec) -> Result<BTreeMap<String, Vec<u8>>, Outcome> {
+        let Some(name) = spec.upload.as_ref().and_then(|it| it.secrets.as_deref()) else {
+            return Ok(BTreeMap::new());
+        };
+        let mut cache = self.client.cache_named(&kinds::SECRET, &self.config.namespace, name);
+        let found = async {
+            loop {
+                if let Some(secret) = cache.get(&self.config.namespace, name) {
+                    break secret;
+                }
+                cache.changed().await;
+            }
+        };
+        let secret = tokio::time::timeout(SECRETS_MAX, found).await.map_err(|_| {
+            Outcome::Failed(format!("error: the secret {name}, which the build needs, did not come"))
+        })?;
+        let data = secret["data"].as_object().cloned().unwrap_or_default();
+        let decode = |it: &Value| {
+            base64::engine::general_purpose::STANDARD
+                .decode(it.as_str().unwrap_or_default())
+                .unwrap_or_default()
+        };
+        Ok(data.iter().map(|(id, it)| (id.clone(), decode(it))).collect())
     }
 
     async fn remove_secret(&self, name: &str) {

@@ -4,14 +4,18 @@
 //! Links in the stage are followed while planning, so that `COPY x /lib/` lands in `/usr/lib` where the
 //! image says so. No path in a plan has a link as a parent: writing cannot be led astray.
 
+use crate::archive;
 use crate::cache::FileDigests;
 use crate::dialect::leaves_context;
 use crate::ignore::Ignore;
-use globset::GlobBuilder;
-use naru_image::{Digest, LastLink, UnpackError, View, decompress, unpack};
+use crate::mode::Mode;
+use crate::pattern::{is_pattern, matcher};
+use naru_image::{Digest, LastLink, UnpackError, View, Whiteouts, unpack_as};
+use regex::Regex;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -34,8 +38,8 @@ pub enum CopyError {
     NoOwner { what: &'static str, name: String },
     #[error("more than {FILES_MAX} files or 16 GiB; put what the image does not need into .dockerignore")]
     TooMuch,
-    #[error("`{0}` is an archive of a kind that cannot be unpacked; use .tar, .tar.gz or .tar.zst")]
-    Archive(String),
+    #[error("`{0}` cannot be in an image: a name with `.wh.` in front hides another file")]
+    Whiteout(String),
     #[error("cannot unpack `{path}`")]
     Unpack { path: String, source: UnpackError },
     #[error("cannot read `{path}`")]
@@ -57,23 +61,32 @@ impl CopyError {
 /// An instruction with its variables expanded.
 #[derive(Debug)]
 pub struct Request<'a> {
-    pub sources: Vec<Source>,
+    pub sources: Vec<Source<'a>>,
     /// Absolute; a trailing slash means a directory.
     pub destination: String,
-    pub from: &'a View,
-    pub ignore: Option<&'a Ignore>,
     /// What the stage holds so far.
     pub stage: &'a View,
     pub owner: Option<(u32, u32)>,
-    pub mode: Option<u32>,
-    pub owners: Owners,
-    pub unpack: bool,
+    pub mode: Option<Mode>,
+    pub exclude: Vec<String>,
+    /// Directories of the sources' paths are kept.
+    pub parents: bool,
 }
 
 #[derive(Debug, Clone)]
-pub enum Source {
-    Path(String),
+pub enum Source<'a> {
+    Path { pattern: String, origin: Origin<'a> },
     Inline { name: String, content: String },
+}
+
+/// Where files come from.
+#[derive(Debug, Clone)]
+pub struct Origin<'a> {
+    pub view: View,
+    pub ignore: Option<&'a Ignore>,
+    pub owners: Owners,
+    /// Archives are unpacked.
+    pub unpack: bool,
 }
 
 /// Whom files belong to without `--chown`.
@@ -115,89 +128,136 @@ enum Kind {
 
 /// Decides what an instruction writes.
 pub fn plan(request: &Request<'_>) -> Result<Plan, CopyError> {
+    let excluded = request.exclude.iter().map(|it| {
+        let clean = it.trim_start_matches("./").trim_matches('/');
+        matcher(clean).map_err(|_| CopyError::Pattern(it.clone()))
+    });
+    let work = Work { request, excluded: excluded.collect::<Result<_, _>>()? };
     let mut plan = Plan::default();
-    let wants_directory = request.destination.ends_with('/') || request.destination.ends_with("/.");
+    let wants_directory =
+        request.parents || request.destination.ends_with('/') || request.destination.ends_with("/.");
     let (base, existing) = resolve_target(request.stage, Path::new(&request.destination))?;
     let is_directory = existing.as_ref().is_some_and(|it| it.meta.is_dir());
-    let mut found: Vec<(PathBuf, naru_image::Entry)> = Vec::new();
+    let mut found: Vec<(&Origin<'_>, Found)> = Vec::new();
     let mut inline = Vec::new();
     for source in &request.sources {
         match source {
-            Source::Path(path) => found.extend(find(request, path)?),
+            Source::Path { pattern, origin } => {
+                found.extend(find(origin, pattern, request.parents)?.into_iter().map(|it| (origin, it)));
+            }
             Source::Inline { name, content } => inline.push((name, content)),
         }
     }
     if found.len() + inline.len() > 1 && !wants_directory && !is_directory {
         return Err(CopyError::NeedsDirectory(request.destination.clone()));
     }
-    for (path, entry) in found {
-        if entry.meta.is_dir() {
-            plan.directory(request, &path, &entry, &base)?;
+    for (origin, it) in found {
+        let name = it.path.file_name().unwrap_or_default();
+        if !it.entry.meta.is_dir() && work.is_excluded(&it.path, name) {
             continue;
         }
-        let name = path.file_name().unwrap_or_default();
-        if request.unpack && is_archive(&entry.real, &path)? {
+        let mut base = base.clone();
+        if request.parents {
+            let kept = it.path.strip_prefix(&it.pivot).unwrap_or(&it.path);
+            let above = if it.entry.meta.is_dir() { Some(kept) } else { kept.parent() };
+            base = plan.kept_parents(&work, origin, &it.pivot, above.unwrap_or(Path::new("")), &base)?;
+        }
+        if it.entry.meta.is_dir() {
+            plan.directory(&work, origin, &it.path, Path::new(""), &it.entry, &base)?;
+            continue;
+        }
+        if origin.unpack && archive::is_archive(&it.entry.real).map_err(read(&it.path))? {
             plan.parents(request, &base)?;
             if !is_directory {
                 plan.insert(base.clone(), default_directory(request))?;
             }
-            plan.archives.push((entry.real, base.clone()));
+            plan.archives.push((it.entry.real, base.clone()));
             continue;
         }
         let target = if wants_directory || is_directory { base.join(name) } else { base.clone() };
-        plan.file(request, &entry, target)?;
+        plan.file(&work, origin, &it.entry, target)?;
     }
     for (name, content) in inline {
         let target = if wants_directory || is_directory { base.join(name) } else { base.clone() };
         plan.parents(request, target.parent().unwrap_or(Path::new("")))?;
         let (uid, gid) = request.owner.unwrap_or((0, 0));
-        let mode = request.mode.unwrap_or(0o644);
+        let mode = request.mode.as_ref().map_or(0o644, |it| it.apply(0o644, false));
         let kind = Kind::Inline(content.clone());
         plan.insert(target, Item { kind, mode, uid, gid, mtime: (0, 0), is_parent: false })?;
     }
     Ok(plan)
 }
 
+/// A request with its patterns read.
+struct Work<'a> {
+    request: &'a Request<'a>,
+    excluded: Vec<Regex>,
+}
+
+impl Work<'_> {
+    /// By its path below what is copied, or by its name where a file itself is named.
+    fn is_excluded(&self, path: &Path, name: &std::ffi::OsStr) -> bool {
+        let (path, name) = (path.to_string_lossy(), name.to_string_lossy());
+        self.excluded.iter().any(|it| it.is_match(&path) || it.is_match(&name))
+    }
+
+    fn excludes_below(&self, below: &Path) -> bool {
+        let below = below.to_string_lossy();
+        self.excluded.iter().any(|it| it.is_match(&below))
+    }
+}
+
+fn read(path: &Path) -> impl Fn(io::Error) -> CopyError + use<> {
+    let path = path.to_owned();
+    move |source| CopyError::Read { path: path.clone(), source }
+}
+
 /// A plan for directories alone: `WORKDIR`.
-pub fn plan_directory(stage: &View, path: &str) -> Result<Plan, CopyError> {
+pub fn plan_directory(stage: &View, path: &str, owner: Option<(u32, u32)>) -> Result<Plan, CopyError> {
     let mut plan = Plan::default();
     let (target, existing) = resolve_target(stage, Path::new(path))?;
     if existing.is_some_and(|it| it.meta.is_dir()) {
         return Ok(plan);
     }
-    let nowhere = View::new(Vec::new(), None);
     let request = Request {
         sources: Vec::new(),
         destination: path.into(),
-        from: &nowhere,
-        ignore: None,
         stage,
-        owner: None,
+        owner,
         mode: None,
-        owners: Owners::Root,
-        unpack: false,
+        exclude: Vec::new(),
+        parents: false,
     };
     plan.parents(&request, &target)?;
     Ok(plan)
 }
 
-/// The files that a source pattern names, with their paths in the source.
-fn find(request: &Request<'_>, pattern: &str) -> Result<Vec<(PathBuf, naru_image::Entry)>, CopyError> {
+/// A file that a source names.
+struct Found {
+    /// In the origin.
+    path: PathBuf,
+    entry: naru_image::Entry,
+    /// What of the path `--parents` leaves out: everything before `/./`.
+    pivot: PathBuf,
+}
+
+/// The files that a source pattern names.
+fn find(origin: &Origin<'_>, pattern: &str, may_descend: bool) -> Result<Vec<Found>, CopyError> {
     if leaves_context(pattern) {
         return Err(CopyError::Outside(pattern.to_owned()));
     }
-    let read = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CopyError::Read { path, source }
+    let hidden = |path: &Path| origin.ignore.is_some_and(|it| it.hides(path));
+    let pivot = match pattern.split_once("/./") {
+        Some((before, _)) if !is_pattern(before) => clean(before),
+        _ => PathBuf::new(),
     };
-    let hidden = |path: &Path| request.ignore.is_some_and(|it| it.hides(path));
     let clean = clean(pattern);
-    if !pattern.contains(['*', '?', '[']) {
-        let entry = request.from.resolve(&clean, LastLink::Follow).map_err(read(&clean))?;
+    if !is_pattern(pattern) {
+        let entry = origin.view.resolve(&clean, LastLink::Follow).map_err(read(&clean))?;
         // Something below a hidden directory may be shown again, so a directory is looked into.
         let is_hidden = hidden(&clean) && !entry.as_ref().is_some_and(|(_, it)| it.meta.is_dir());
         return match entry {
-            Some((_, entry)) if !is_hidden => Ok(vec![(clean, entry)]),
+            Some((_, entry)) if !is_hidden => Ok(vec![Found { path: clean, entry, pivot }]),
             it => Err(CopyError::Missing(pattern.to_owned(), it.is_some())),
         };
     }
@@ -205,31 +265,51 @@ fn find(request: &Request<'_>, pattern: &str) -> Result<Vec<(PathBuf, naru_image
     for part in clean.components() {
         let text = part.as_os_str().to_string_lossy();
         let mut next = Vec::new();
-        if !text.contains(['*', '?', '[']) {
+        if !is_pattern(&text) {
             next.extend(paths.into_iter().map(|it| it.join(part)));
-        } else {
-            let glob = GlobBuilder::new(&text).literal_separator(true).build();
-            let glob = glob.map_err(|_| CopyError::Pattern(pattern.to_owned()))?.compile_matcher();
+        } else if text == "**" && may_descend {
             for path in paths {
-                let directory = request.from.resolve(&path, LastLink::Follow).map_err(read(&path))?;
+                directories_below(origin, path, &mut next)?;
+            }
+        } else {
+            let matcher = matcher(&text).map_err(|_| CopyError::Pattern(pattern.to_owned()))?;
+            for path in paths {
+                let directory = origin.view.resolve(&path, LastLink::Follow).map_err(read(&path))?;
                 let Some((real, entry)) = directory else { continue };
                 if entry.meta.is_dir() {
-                    let names = request.from.read_directory(&real).map_err(read(&path))?.into_keys();
-                    next.extend(names.filter(|it| glob.is_match(it)).map(|it| path.join(it)));
+                    let names = origin.view.read_directory(&real).map_err(read(&path))?.into_keys();
+                    next.extend(
+                        names.filter(|it| matcher.is_match(&it.to_string_lossy())).map(|it| path.join(it)),
+                    );
                 }
             }
         }
         paths = next;
+        if paths.len() > FILES_MAX {
+            return Err(CopyError::TooMuch);
+        }
     }
     let mut found = Vec::new();
     for path in paths {
-        if let Some((_, entry)) = request.from.resolve(&path, LastLink::Follow).map_err(read(&path))?
+        if let Some((_, entry)) = origin.view.resolve(&path, LastLink::Follow).map_err(read(&path))?
             && !hidden(&path)
         {
-            found.push((path, entry));
+            found.push(Found { path, entry, pivot: pivot.clone() });
         }
     }
     if found.is_empty() { Err(CopyError::Missing(pattern.to_owned(), false)) } else { Ok(found) }
+}
+
+/// A directory and every one below it. Links to directories are not followed.
+fn directories_below(origin: &Origin<'_>, path: PathBuf, out: &mut Vec<PathBuf>) -> Result<(), CopyError> {
+    let entries = origin.view.read_directory(&path).map_err(read(&path))?;
+    out.push(path.clone());
+    for (name, entry) in entries {
+        if entry.meta.is_dir() {
+            directories_below(origin, path.join(name), out)?;
+        }
+    }
+    Ok(())
 }
 
 fn clean(path: &str) -> PathBuf {
@@ -284,6 +364,9 @@ impl Plan {
         if path.as_os_str().is_empty() {
             return Ok(()); // the root itself
         }
+        if path.file_name().is_some_and(|it| it.as_bytes().starts_with(b".wh.")) {
+            return Err(CopyError::Whiteout(path.display().to_string()));
+        }
         let conflict = || CopyError::Conflict(path.display().to_string());
         let is_directory = matches!(item.kind, Kind::Directory);
         if let Some(existing) = self.items.get(&path) {
@@ -329,36 +412,62 @@ impl Plan {
         Ok(())
     }
 
-    fn own(&self, request: &Request<'_>, mut item: Item) -> Item {
-        match (request.owner, request.owners) {
+    /// With `--parents`: the directories of a source's path, as they are there.
+    fn kept_parents(
+        &mut self,
+        work: &Work<'_>,
+        origin: &Origin<'_>,
+        pivot: &Path,
+        above: &Path,
+        base: &Path,
+    ) -> Result<PathBuf, CopyError> {
+        let (mut at, mut target) = (pivot.to_owned(), base.to_owned());
+        self.parents(work.request, base)?;
+        for part in above.components() {
+            at.push(part);
+            let (real, in_stage) = resolve_target(work.request.stage, &target.join(part))?;
+            target = real;
+            if in_stage.is_some_and(|it| it.meta.is_dir()) {
+                self.parents(work.request, &target)?;
+            } else if let Some((_, entry)) = origin.view.resolve(&at, LastLink::Follow).map_err(read(&at))?
+                && !self.items.contains_key(&target)
+            {
+                let item = self.own(work.request, origin, item_of(&entry, Kind::Directory));
+                self.insert(target.clone(), item)?;
+            }
+        }
+        Ok(target)
+    }
+
+    fn own(&self, request: &Request<'_>, origin: &Origin<'_>, mut item: Item) -> Item {
+        match (request.owner, origin.owners) {
             (Some(owner), _) => (item.uid, item.gid) = owner,
             (None, Owners::Root) => (item.uid, item.gid) = (0, 0),
             (None, Owners::Kept) => {}
         }
-        if let Some(mode) = request.mode {
-            item.mode = mode;
+        // A link has no mode of its own.
+        if let Some(mode) = request.mode.as_ref().filter(|_| !matches!(item.kind, Kind::Symlink(_))) {
+            item.mode = mode.apply(item.mode, matches!(item.kind, Kind::Directory));
         }
         item
     }
 
     fn file(
         &mut self,
-        request: &Request<'_>,
+        work: &Work<'_>,
+        origin: &Origin<'_>,
         entry: &naru_image::Entry,
         target: PathBuf,
     ) -> Result<(), CopyError> {
+        let request = work.request;
         let parent = target.parent().unwrap_or(Path::new(""));
         self.parents(request, parent)?;
-        let in_stage = request
-            .stage
-            .entry(&target)
-            .map_err(|source| CopyError::Read { path: target.clone(), source })?;
+        let in_stage = request.stage.entry(&target).map_err(read(&target))?;
         if in_stage.is_some_and(|it| it.meta.is_dir()) {
             return Err(CopyError::Conflict(target.display().to_string()));
         }
         let kind = if entry.meta.is_symlink() {
-            let link = fs::read_link(&entry.real)
-                .map_err(|source| CopyError::Read { path: entry.real.clone(), source })?;
+            let link = fs::read_link(&entry.real).map_err(read(&entry.real))?;
             Kind::Symlink(link)
         } else if entry.meta.is_file() {
             self.bytes += entry.meta.len();
@@ -366,58 +475,79 @@ impl Plan {
         } else {
             return Ok(()); // sockets, pipes and devices are no content
         };
-        let item = self.own(request, item_of(entry, kind));
+        let item = self.own(request, origin, item_of(entry, kind));
         self.insert(target, item)
     }
 
-    /// The content of a directory goes into the target directory.
+    /// The content of a directory goes into the target directory. `below` is where we are in what is copied.
     fn directory(
         &mut self,
-        request: &Request<'_>,
+        work: &Work<'_>,
+        origin: &Origin<'_>,
         path: &Path,
+        below: &Path,
         entry: &naru_image::Entry,
         target: &Path,
     ) -> Result<(), CopyError> {
-        let fail = |source| CopyError::Read { path: path.to_owned(), source };
+        let request = work.request;
         let (target, in_stage) = resolve_target(request.stage, target)?;
         self.parents(request, target.parent().unwrap_or(Path::new("")))?;
         match in_stage {
             Some(it) if it.meta.is_dir() => self.parents(request, &target)?,
             Some(_) => return Err(CopyError::Conflict(target.display().to_string())),
+            // What is copied is the content: the directory that it goes into is a new one.
+            None if below.as_os_str().is_empty() => {
+                if !self.items.contains_key(&target) {
+                    self.insert(target.clone(), default_directory(request))?;
+                }
+            }
             None => {
-                let item = self.own(request, item_of(entry, Kind::Directory));
+                let item = self.own(request, origin, item_of(entry, Kind::Directory));
                 self.insert(target.clone(), item)?;
             }
         }
-        let Some((real, _)) = request.from.resolve(path, LastLink::Follow).map_err(fail)? else {
+        let Some((real, _)) = origin.view.resolve(path, LastLink::Follow).map_err(read(path))? else {
             return Ok(());
         };
-        for (name, child) in request.from.read_directory(&real).map_err(fail)? {
-            let child_path = path.join(&name);
-            let hidden = request.ignore.is_some_and(|it| it.hides(&child_path));
+        for (name, child) in origin.view.read_directory(&real).map_err(read(path))? {
+            let (child_path, child_below) = (path.join(&name), below.join(&name));
+            if work.excludes_below(&child_below) {
+                continue;
+            }
+            let hidden = origin.ignore.is_some_and(|it| it.hides(&child_path));
             if child.meta.is_dir() {
                 if !hidden {
-                    self.directory(request, &child_path, &child, &target.join(&name))?;
-                } else if !request.ignore.is_some_and(Ignore::is_final) {
-                    self.shown_below(request, &child_path, &target.join(&name))?;
+                    self.directory(work, origin, &child_path, &child_below, &child, &target.join(&name))?;
+                } else if !origin.ignore.is_some_and(Ignore::is_final) {
+                    self.shown_below(work, origin, &child_path, &child_below, &target.join(&name))?;
                 }
             } else if !hidden {
-                self.file(request, &child, target.join(&name))?;
+                self.file(work, origin, &child, target.join(&name))?;
             }
         }
         Ok(())
     }
 
     /// Of a hidden directory only what a `!` pattern brings back.
-    fn shown_below(&mut self, request: &Request<'_>, path: &Path, target: &Path) -> Result<(), CopyError> {
-        let fail = |source| CopyError::Read { path: path.to_owned(), source };
-        for (name, child) in request.from.read_directory(path).map_err(fail)? {
-            let child_path = path.join(&name);
-            let hidden = request.ignore.is_some_and(|it| it.hides(&child_path));
+    fn shown_below(
+        &mut self,
+        work: &Work<'_>,
+        origin: &Origin<'_>,
+        path: &Path,
+        below: &Path,
+        target: &Path,
+    ) -> Result<(), CopyError> {
+        for (name, child) in origin.view.read_directory(path).map_err(read(path))? {
+            let (child_path, child_below) = (path.join(&name), below.join(&name));
+            if work.excludes_below(&child_below) {
+                continue;
+            }
+            let hidden = origin.ignore.is_some_and(|it| it.hides(&child_path));
+            let to = target.join(&name);
             match (child.meta.is_dir(), hidden) {
-                (true, true) => self.shown_below(request, &child_path, &target.join(&name))?,
-                (true, false) => self.directory(request, &child_path, &child, &target.join(&name))?,
-                (false, false) => self.file(request, &child, target.join(&name))?,
+                (true, true) => self.shown_below(work, origin, &child_path, &child_below, &to)?,
+                (true, false) => self.directory(work, origin, &child_path, &child_below, &child, &to)?,
+                (false, false) => self.file(work, origin, &child, to)?,
                 (false, true) => {}
             }
         }
@@ -427,10 +557,6 @@ impl Plan {
     /// What the plan would write, times left out: two plans with one digest make the same layer.
     pub fn digest(&self, digests: &FileDigests) -> Result<Digest, CopyError> {
         let mut text = String::new();
-        let read = |path: &Path| {
-            let path = path.to_owned();
-            move |source| CopyError::Read { path, source }
-        };
         for (path, item) in &self.items {
             let content = match &item.kind {
                 Kind::Directory => "directory".to_owned(),
@@ -469,8 +595,8 @@ impl Plan {
             let shown = || target.display().to_string();
             let read = |source| CopyError::Read { path: real.clone(), source };
             let file = fs::File::open(real).map_err(read)?;
-            let mut plain = decompress(file).map_err(read)?;
-            unpack(&mut plain, &root.join(target))
+            let mut plain = archive::decompress(file).map_err(read)?;
+            unpack_as(&mut plain, &root.join(target), Whiteouts::Refuse)
                 .map_err(|source| CopyError::Unpack { path: shown(), source })?;
         }
         // Times last and inside out: filling a directory changes its own.
@@ -513,22 +639,6 @@ fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// By content, as Docker: an `.tar.gz` that is none is copied.
-fn is_archive(real: &Path, shown: &Path) -> Result<bool, CopyError> {
-    let fail = |source| CopyError::Read { path: shown.to_owned(), source };
-    let mut head = Vec::new();
-    fs::File::open(real).map_err(fail)?.take(512).read_to_end(&mut head).map_err(fail)?;
-    if head.starts_with(b"\xfd7zXZ\0") || head.starts_with(b"BZh") {
-        return Err(CopyError::Archive(shown.display().to_string()));
-    }
-    let mut first = Vec::new();
-    let Ok(plain) = decompress(fs::File::open(real).map_err(fail)?) else { return Ok(false) };
-    if plain.take(512).read_to_end(&mut first).is_err() {
-        return Ok(false);
-    }
-    Ok(first.len() == 512 && &first[257..262] == b"ustar")
 }
 
 /// `user`, `user:group`, numbers or names of the image's own `passwd` and `group`.

@@ -5,18 +5,21 @@
 
 use crate::advice::{self, Made};
 use crate::cache::{FileDigests, StepCache};
+use crate::dialect::is_known_frontend;
+use crate::fetch::Fetcher;
 use crate::form::{Action, Dockerfile, Instruction};
 use crate::ignore::Ignore;
 use crate::outcome::{BuildError, BuiltImage, Event};
 use crate::run::{PodRunner, Runner};
-use crate::stage::{Build, State, rfc3339};
+use crate::stage::{BUILDER_ARGS, Build, PROXY_ARGS, Progress, State, rfc3339};
+use crate::step::CacheMounts;
 use naru_image::oci::{architecture, media_type};
 use naru_image::{Base, Digest, ImageStore, Reference, View};
 use naru_text::{Finding, Place};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +33,12 @@ pub struct Config {
     pub step_memory_bytes: u64,
     pub step_cpu_millis: u64,
     pub step_timeout: Duration,
+    /// In memory: what secrets are mounted from.
+    pub secrets_dir: PathBuf,
+    /// `ADD` may fetch from this machine's own addresses. For tests.
+    pub may_reach_this_machine: bool,
+    /// Stages side by side in one build.
+    pub stages_parallel: usize,
 }
 
 impl Config {
@@ -37,6 +46,9 @@ impl Config {
     pub fn new(dir: PathBuf, namespace: &str) -> Self {
         Self {
             namespace: namespace.into(),
+            secrets_dir: dir.join("secrets"),
+            may_reach_this_machine: false,
+            stages_parallel: 4,
             dir,
             step_memory_bytes: 4 << 30,
             step_cpu_millis: 4_000,
@@ -76,6 +88,10 @@ pub struct BuildRequest {
     pub contexts: BTreeMap<String, NamedContext>,
     /// None means this machine's.
     pub platforms: Vec<String>,
+    /// By id, for `RUN --mount=type=secret`.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// Sockets of SSH agents, by id, for `RUN --mount=type=ssh`.
+    pub agents: BTreeMap<String, PathBuf>,
     /// Ends this build alone; see [`Builder::stopper`].
     pub stop: Option<CancellationToken>,
 }
@@ -99,6 +115,8 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) steps: StepCache,
     pub(crate) digests: FileDigests,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) cache_mounts: CacheMounts,
     /// Makes ids of steps unique within this process.
     pub(crate) counter: AtomicU64,
     pub(crate) stop: CancellationToken,
@@ -119,12 +137,21 @@ impl Builder {
     ) -> Result<Self, BuildError> {
         let steps = StepCache::open(config.dir.join("steps")).map_err(BuildError::Cache)?;
         let digests = FileDigests::open(config.dir.join("files"));
+        let fetcher = Fetcher::open(config.dir.join("downloads"), config.may_reach_this_machine);
+        let fetcher = fetcher.map_err(BuildError::Cache)?;
+        // What a killed process left there helps nobody.
+        let _ = std::fs::remove_dir_all(&config.secrets_dir);
+        std::fs::create_dir_all(&config.secrets_dir).map_err(BuildError::Cache)?;
+        std::fs::set_permissions(&config.secrets_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .map_err(BuildError::Cache)?;
         let inner = Inner {
             store,
             runner,
             config,
             steps,
             digests,
+            fetcher,
+            cache_mounts: CacheMounts::default(),
             counter: AtomicU64::new(0),
             stop: CancellationToken::new(),
         };
@@ -159,13 +186,13 @@ impl Builder {
         let builder = self.clone();
         // Reading, hashing and packing block; waiting for pods does too, on this same thread.
         let task = tokio::task::spawn_blocking(move || builder.build_blocking(&request, &mut progress));
-        task.await.map_err(|_| BuildError::Stopped)?
+        task.await.map_err(|it| if it.is_panic() { BuildError::Bug } else { BuildError::Stopped })?
     }
 
     fn build_blocking(
         &self,
         request: &BuildRequest,
-        progress: &mut dyn FnMut(Event),
+        progress: &mut (dyn FnMut(Event) + Send),
     ) -> Result<BuiltImage, BuildError> {
         let file = request.dockerfile.display().to_string();
         let view = View::of_directory(&request.context);
@@ -210,13 +237,12 @@ impl Builder {
             let name = other.clone();
             return Err(BuildError::Platform { name, ours });
         }
-        let needed = needed_stages(&dockerfile, target);
-        let is_step =
-            |it: &&Instruction| matches!(it.action, Action::Run(_) | Action::Copy(_) | Action::Workdir(_));
-        let total = needed
-            .iter()
-            .map(|it| dockerfile.stages[*it].instructions.iter().filter(is_step).count())
-            .sum::<usize>();
+        if let Some(frontend) = request.args.get("BUILDKIT_SYNTAX").filter(|it| !is_known_frontend(it)) {
+            let why = format!("the build argument BUILDKIT_SYNTAX names another frontend (`{frontend}`)");
+            let finding = Finding::error(Place::new(1, 1), why).hint("leave it out");
+            return Err(BuildError::Refused { file, findings: vec![finding] });
+        }
+        let stop = request.stop.clone().unwrap_or_else(|| self.stopper());
         let mut build = Build {
             builder: self,
             request,
@@ -225,25 +251,38 @@ impl Builder {
             context: view,
             ignore,
             epoch,
-            progress,
-            stages: BTreeMap::new(),
+            total: 0,
+            progress: Mutex::new(Progress { tell: progress, step: 0, cached: 0, asked: BTreeSet::new() }),
+            stages: Mutex::default(),
             globals: BTreeMap::new(),
-            step: 0,
-            total: total as u32,
-            cached: 0,
+            stop: stop.child_token(),
+            target,
         };
         build.read_globals()?;
-        for index in needed {
-            let state = build.stage(index)?;
-            build.stages.insert(index, state);
+        let needed = build.needed_stages(target);
+        let is_step = |it: &&Instruction| it.action.is_step();
+        let steps =
+            needed.keys().map(|it| dockerfile.stages[*it].instructions.iter().filter(is_step).count());
+        build.total = steps.sum::<usize>() as u32;
+        let outcome = schedule(&build, needed, self.inner.config.stages_parallel.max(1));
+        if stop.is_cancelled() {
+            return Err(BuildError::Stopped);
         }
-        let (step, cached) = (build.step, build.cached);
-        let state = build.stages.remove(&target).expect("the target is among the needed stages");
+        outcome?;
+        for name in build.unused_args() {
+            let why = format!("warning: the build argument `{name}` is not used by any `ARG`");
+            build.tell(Event::Finding { text: why });
+        }
+        let state = build.finished(target);
+        let (step, cached) = {
+            let progress = build.progress();
+            (progress.step, progress.cached)
+        };
         let image = self.finish(request, &dockerfile, target, state, epoch, (cached, step))?;
         if let Err(error) = self.inner.digests.save() {
             tracing::warn!(%error, "the file digests of this build are not remembered");
         }
-        progress(Event::Done(image.clone()));
+        build.tell(Event::Done(image.clone()));
         Ok(image)
     }
 
@@ -332,23 +371,112 @@ impl Builder {
     }
 }
 
-/// The target and what it is made from, in order.
-fn needed_stages(dockerfile: &Dockerfile, target: usize) -> BTreeSet<usize> {
-    let mut needed = BTreeSet::new();
-    let mut open = vec![target];
-    while let Some(index) = open.pop() {
-        if !needed.insert(index) {
-            continue;
-        }
-        let stage = &dockerfile.stages[index];
-        let from = stage.instructions.iter().filter_map(|it| match &it.action {
-            Action::Copy(copy) => copy.from.as_deref(),
-            _ => None,
-        });
-        open.extend(from.filter_map(|it| dockerfile.stage_index(it, index)));
-        open.extend(named_stage(dockerfile, &stage.image, index));
+impl Build<'_> {
+    /// Arguments that were given and meant nothing.
+    fn unused_args(&self) -> Vec<String> {
+        let progress = self.progress();
+        let is_known =
+            |it: &str| progress.asked.contains(it) || PROXY_ARGS.contains(&it) || BUILDER_ARGS.contains(&it);
+        self.request.args.keys().filter(|it| !is_known(it)).cloned().collect()
     }
-    needed
+
+    /// The target and what it is made from, each with what it needs itself.
+    fn needed_stages(&self, target: usize) -> BTreeMap<usize, BTreeSet<usize>> {
+        let dockerfile = self.dockerfile;
+        let mut needed: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        let mut open = vec![target];
+        while let Some(index) = open.pop() {
+            if needed.contains_key(&index) {
+                continue;
+            }
+            let stage = &dockerfile.stages[index];
+            let mut from: Vec<&str> = Vec::new();
+            for it in &stage.instructions {
+                match &it.action {
+                    Action::Copy(copy) => from.extend(copy.from.as_deref()),
+                    Action::Run(run) => from.extend(run.mounts.iter().filter_map(|it| it.from.as_deref())),
+                    _ => {}
+                }
+            }
+            let mut below: BTreeSet<usize> = from
+                .into_iter()
+                .filter(|it| !self.request.contexts.contains_key(*it))
+                .filter_map(|it| dockerfile.stage_index(it, index))
+                .collect();
+            // What cannot be filled in is said when the stage is built.
+            if let Ok(base) = self.base_name(stage) {
+                below.extend(named_stage(dockerfile, &base, index));
+            }
+            open.extend(below.iter().copied());
+            needed.insert(index, below);
+        }
+        needed
+    }
+}
+
+/// Builds the stages, each once those that it needs are done, `parallel` at a time. After a failure nothing
+/// new begins and what is under way is stopped.
+fn schedule(
+    build: &Build<'_>,
+    mut needed: BTreeMap<usize, BTreeSet<usize>>,
+    parallel: usize,
+) -> Result<(), BuildError> {
+    let runtime = tokio::runtime::Handle::current();
+    let (done_in, done) = std::sync::mpsc::channel();
+    let mut failure: Option<BuildError> = None;
+    let keep = |index: usize, state: State| {
+        build.stages.lock().unwrap_or_else(PoisonError::into_inner).insert(index, state);
+    };
+    std::thread::scope(|scope| {
+        let mut running = 0;
+        while running > 0 || (!needed.is_empty() && failure.is_none()) {
+            let ready: Vec<usize> = match failure {
+                Some(_) => Vec::new(),
+                None => needed.iter().filter(|it| it.1.is_empty()).map(|it| *it.0).collect(),
+            };
+            // One alone needs no thread of its own.
+            if running == 0 && ready.len() == 1 {
+                needed.remove(&ready[0]);
+                match build.stage(ready[0]) {
+                    Ok(state) => keep(ready[0], state),
+                    Err(error) => failure = Some(error),
+                }
+                forget(&mut needed, ready[0]);
+                continue;
+            }
+            for index in ready.into_iter().take(parallel - running) {
+                needed.remove(&index);
+                running += 1;
+                let (done, runtime) = (done_in.clone(), runtime.clone());
+                scope.spawn(move || {
+                    let _inside = runtime.enter();
+                    // A panic must be heard, or the build would wait for ever.
+                    let work = std::panic::AssertUnwindSafe(|| build.stage(index));
+                    let outcome = std::panic::catch_unwind(work).unwrap_or(Err(BuildError::Bug));
+                    let _ = done.send((index, outcome));
+                });
+            }
+            let (index, outcome) = done.recv().expect("this function holds a sender itself");
+            running -= 1;
+            match outcome {
+                Ok(state) => keep(index, state),
+                Err(error) => {
+                    build.stop.cancel();
+                    // The first one is why the others stopped.
+                    failure.get_or_insert(error);
+                }
+            }
+            forget(&mut needed, index);
+        }
+    });
+    failure.map_or(Ok(()), Err)
+}
+
+/// Nobody waits for it any more.
+fn forget(needed: &mut BTreeMap<usize, BTreeSet<usize>>, done: usize) {
+    for below in needed.values_mut() {
+        below.remove(&done);
+    }
 }
 
 /// `FROM` names stages, not numbers.

@@ -1,16 +1,23 @@
 //! Words and variables of a Dockerfile, by the rules of its own little shell: quotes, the escape
-//! character, `$name`, `${name:-default}` and friends. Pure.
+//! character, `$name`, `${name:-default}`, `${name#prefix}`, `${name/this/that}` and friends. Pure.
+
+use std::iter::Peekable;
+use std::str::Chars;
 
 /// Why a text could not be expanded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExpandError {
     #[error("`${{{0}` is never closed")]
     Unclosed(String),
-    #[error("`${{{0}}}` is not supported here")]
+    #[error("`${{{0}}}` is not a substitution that a Dockerfile knows")]
     Unsupported(String),
+    #[error("a quote ({0}) is never closed")]
+    Quote(char),
     #[error("{name}: {message}")]
     Required { name: String, message: String },
 }
+
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Splits at blanks outside quotes. Quotes and escapes stay, for [`expand`] to resolve.
 pub fn split_words(text: &str, escape: char) -> Vec<String> {
@@ -42,122 +49,319 @@ pub fn split_words(text: &str, escape: char) -> Vec<String> {
 }
 
 /// Resolves quotes, escapes and variables. An unknown variable is empty.
-pub fn expand(
-    text: &str,
-    escape: char,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<String, ExpandError> {
-    let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    let mut quote = None;
-    while let Some(c) = chars.next() {
-        match c {
-            '\'' | '"' if quote.is_none() => quote = Some(c),
-            _ if quote == Some(c) => quote = None,
-            _ if c == escape && quote != Some('\'') => match chars.next() {
-                // Inside double quotes only these can be escaped.
-                Some(next) if quote == Some('"') && !['"', '$', escape].contains(&next) => {
-                    out.extend([c, next])
-                }
-                Some(next) => out.push(next),
-                None => out.push(c),
-            },
-            '$' if quote != Some('\'') => variable(&mut chars, escape, lookup, &mut out)?,
-            _ => out.push(c),
+pub fn expand(text: &str, escape: char, lookup: Lookup<'_>) -> Result<String, ExpandError> {
+    Shell { escape, lookup }.word(&mut text.chars().peekable(), None)
+}
+
+/// As [`expand`], and a variable's blanks outside quotes separate words: `EXPOSE $PORTS`.
+pub fn expand_words(text: &str, escape: char, lookup: Lookup<'_>) -> Result<Vec<String>, ExpandError> {
+    let mut out = Vec::new();
+    for word in split_words(text, escape) {
+        let is_quoted = word.contains(['"', '\'']);
+        let expanded = expand(&word, escape, lookup)?;
+        match is_quoted {
+            true => out.push(expanded),
+            false => out.extend(expanded.split_whitespace().map(str::to_owned)),
         }
     }
     Ok(out)
 }
 
 /// As [`expand`], but quotes are ordinary characters: for heredocs.
-pub fn expand_document(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, ExpandError> {
+pub fn expand_document(text: &str, lookup: Lookup<'_>) -> Result<String, ExpandError> {
+    let shell = Shell { escape: '\\', lookup };
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
-            '\\' if chars.peek() == Some(&'$') => out.extend(chars.next()),
-            '$' => variable(&mut chars, '\\', lookup, &mut out)?,
+            '\\' if matches!(chars.peek(), Some('$' | '\\')) => out.extend(chars.next()),
+            '$' => shell.variable(&mut chars, &mut out)?,
             _ => out.push(c),
         }
     }
     Ok(out)
 }
 
-fn variable(
-    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+struct Shell<'a> {
     escape: char,
-    lookup: &dyn Fn(&str) -> Option<String>,
-    out: &mut String,
-) -> Result<(), ExpandError> {
-    let is_name = |it: &char| it.is_ascii_alphanumeric() || *it == '_';
-    if chars.peek() != Some(&'{') {
-        let mut name = String::new();
-        while let Some(c) = chars.next_if(|it| is_name(it)) {
-            name.push(c);
+    lookup: Lookup<'a>,
+}
+
+impl Shell<'_> {
+    /// Up to `end` outside quotes, which is left to be read.
+    fn word(&self, chars: &mut Peekable<Chars<'_>>, end: Option<char>) -> Result<String, ExpandError> {
+        let mut out = String::new();
+        while let Some(&c) = chars.peek() {
+            if Some(c) == end {
+                break;
+            }
+            chars.next();
+            match c {
+                '\'' => loop {
+                    match chars.next() {
+                        Some('\'') => break,
+                        Some(c) => out.push(c),
+                        None => return Err(ExpandError::Quote('\'')),
+                    }
+                },
+                '"' => self.double_quoted(chars, &mut out)?,
+                '$' => self.variable(chars, &mut out)?,
+                // A newline after the escape was a continued line; at the very end it stands for itself.
+                _ if c == self.escape => match chars.next() {
+                    Some(next) => out.push(next),
+                    None => out.push(c),
+                },
+                _ => out.push(c),
+            }
         }
-        match name.is_empty() {
-            true => out.push('$'),
-            false => out.push_str(&lookup(&name).unwrap_or_default()),
-        }
-        return Ok(());
+        Ok(out)
     }
-    chars.next();
-    let mut inner = String::new();
-    let mut depth = 1;
-    loop {
-        let Some(c) = chars.next() else { return Err(ExpandError::Unclosed(inner)) };
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            break;
-        }
-        inner.push(c);
-        if c == escape {
-            inner.extend(chars.next());
+
+    fn double_quoted(&self, chars: &mut Peekable<Chars<'_>>, out: &mut String) -> Result<(), ExpandError> {
+        loop {
+            match chars.next() {
+                Some('"') => return Ok(()),
+                Some('$') => self.variable(chars, out)?,
+                // Inside double quotes only these can be escaped.
+                Some(c) if c == self.escape => match chars.next() {
+                    Some(next) if next == '"' || next == '$' || next == self.escape => out.push(next),
+                    Some(next) => out.extend([c, next]),
+                    None => return Err(ExpandError::Quote('"')),
+                },
+                Some(c) => out.push(c),
+                None => return Err(ExpandError::Quote('"')),
+            }
         }
     }
-    let end = inner.find(|it| !is_name(&it)).unwrap_or(inner.len());
-    let (name, operator) = inner.split_at(end);
-    let value = lookup(name);
-    let set = value.clone().filter(|it| !it.is_empty());
-    let word = |skip: usize| expand(&operator[skip..], escape, lookup);
-    if name.is_empty() {
-        return Err(ExpandError::Unsupported(inner));
+
+    /// What follows a `$`.
+    fn variable(&self, chars: &mut Peekable<Chars<'_>>, out: &mut String) -> Result<(), ExpandError> {
+        if chars.next_if_eq(&'{').is_none() {
+            let name = name(chars);
+            match name.is_empty() {
+                true => out.push('$'),
+                false => out.push_str(&(self.lookup)(&name).unwrap_or_default()),
+            }
+            return Ok(());
+        }
+        let name = name(chars);
+        let value = (self.lookup)(&name);
+        let rest =
+            |chars: &Peekable<Chars<'_>>| chars.clone().take_while(|it| *it != '}').collect::<String>();
+        let bad = |chars: &Peekable<Chars<'_>>| ExpandError::Unsupported(format!("{name}{}", rest(chars)));
+        if name.is_empty() {
+            return Err(match chars.peek() {
+                None => ExpandError::Unclosed(String::new()),
+                Some(_) => bad(chars),
+            });
+        }
+        let unclosed = || ExpandError::Unclosed(name.clone());
+        let mut operator = chars.next().ok_or_else(unclosed)?;
+        if operator == '}' {
+            out.push_str(&value.unwrap_or_default());
+            return Ok(());
+        }
+        let mut value = value;
+        let is_colon = operator == ':';
+        if is_colon {
+            operator = chars.next().ok_or_else(unclosed)?;
+            if !matches!(operator, '-' | '+' | '?') {
+                return Err(ExpandError::Unsupported(format!("{name}:{operator}{}", rest(chars))));
+            }
+            value = value.filter(|it| !it.is_empty());
+        }
+        let result = match operator {
+            '-' => {
+                let word = self.word(chars, Some('}'))?;
+                value.unwrap_or(word)
+            }
+            '+' => {
+                let word = self.word(chars, Some('}'))?;
+                value.map(|_| word).unwrap_or_default()
+            }
+            '?' => {
+                let message = self.word(chars, Some('}'))?;
+                let message = match message.is_empty() {
+                    true => "is not allowed to be unset".to_owned(),
+                    false => message,
+                };
+                value.ok_or(ExpandError::Required { name: name.clone(), message })?
+            }
+            '#' | '%' => {
+                let is_longest = chars.next_if_eq(&operator).is_some();
+                let pattern = self.pattern(chars, &['}'])?;
+                trim(&value.unwrap_or_default(), &pattern, operator == '#', is_longest)
+            }
+            '/' => {
+                let is_all = chars.next_if_eq(&'/').is_some();
+                let pattern = self.pattern(chars, &['/', '}'])?;
+                let with = match chars.next_if_eq(&'/') {
+                    Some(_) => self.word(chars, Some('}'))?,
+                    None => String::new(),
+                };
+                replace(&value.unwrap_or_default(), &pattern, &with, is_all)
+            }
+            _ => return Err(ExpandError::Unsupported(format!("{name}{operator}{}", rest(chars)))),
+        };
+        chars.next_if_eq(&'}').ok_or_else(unclosed)?;
+        out.push_str(&result);
+        Ok(())
     }
-    let result = match (operator.as_bytes().first(), operator.as_bytes().get(1)) {
-        (None, _) => value.unwrap_or_default(),
-        (Some(b':'), Some(b'-')) => set.map_or_else(|| word(2), Ok)?,
-        (Some(b':'), Some(b'+')) => set.map_or_else(|| Ok(String::new()), |_| word(2))?,
-        (Some(b':'), Some(b'?')) => {
-            let message = word(2)?;
-            set.ok_or(ExpandError::Required { name: name.to_owned(), message })?
+
+    /// A pattern up to one of `ends`: what is quoted or escaped stands for itself.
+    fn pattern(&self, chars: &mut Peekable<Chars<'_>>, ends: &[char]) -> Result<Vec<Part>, ExpandError> {
+        let mut parts = Vec::new();
+        while let Some(&c) = chars.peek() {
+            if ends.contains(&c) {
+                break;
+            }
+            chars.next();
+            match c {
+                '*' => parts.push(Part::Any),
+                '?' => parts.push(Part::One),
+                _ if c == self.escape => parts.push(Part::Char(chars.next().unwrap_or(c))),
+                '\'' | '"' => {
+                    let quoted: String = chars.by_ref().take_while(|it| *it != c).collect();
+                    parts.extend(quoted.chars().map(Part::Char));
+                }
+                '$' => {
+                    let mut text = String::new();
+                    self.variable(chars, &mut text)?;
+                    parts.extend(text.chars().map(Part::Char));
+                }
+                _ => parts.push(Part::Char(c)),
+            }
         }
-        (Some(b'-'), _) => value.map_or_else(|| word(1), Ok)?,
-        (Some(b'+'), _) => value.map_or_else(|| Ok(String::new()), |_| word(1))?,
-        (Some(b'?'), _) => {
-            let message = word(1)?;
-            value.ok_or(ExpandError::Required { name: name.to_owned(), message })?
+        Ok(parts)
+    }
+}
+
+/// `name`, a position (`1`), or one of the shell's own (`@`), which a Dockerfile never sets.
+fn name(chars: &mut Peekable<Chars<'_>>) -> String {
+    let mut name = String::new();
+    match chars.peek() {
+        Some(c) if c.is_ascii_digit() => {
+            name.extend(std::iter::from_fn(|| chars.next_if(char::is_ascii_digit)));
         }
-        _ => return Err(ExpandError::Unsupported(inner)),
+        Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => {
+            // Alone; `$-` and the like at the end of a word are meant as text more often than not, but
+            // this is what the other builders do.
+            name.extend(chars.next());
+        }
+        _ => {
+            let is_name = |it: &char| it.is_ascii_alphanumeric() || *it == '_';
+            name.extend(std::iter::from_fn(|| chars.next_if(is_name)));
+        }
+    }
+    name
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Char(char),
+    /// `?`
+    One,
+    /// `*`
+    Any,
+}
+
+fn matches(pattern: &[Part], text: &[char]) -> bool {
+    // The usual two pointers: after a `*` that failed, it takes one character more.
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(Part::Any) => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(Part::One) => {
+                p += 1;
+                t += 1;
+            }
+            Some(Part::Char(c)) if *c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((at, from)) => {
+                    star = Some((at, from + 1));
+                    p = at + 1;
+                    t = from + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|it| *it == Part::Any)
+}
+
+/// Takes the shortest or longest match away from the beginning (or the end).
+fn trim(value: &str, pattern: &[Part], is_prefix: bool, is_longest: bool) -> String {
+    let chars: Vec<char> = value.chars().collect();
+    let lengths: Vec<usize> = match is_longest {
+        true => (0..=chars.len()).rev().collect(),
+        false => (0..=chars.len()).collect(),
     };
-    out.push_str(&result);
-    Ok(())
+    for length in lengths {
+        let (part, rest) = match is_prefix {
+            true => chars.split_at(length),
+            false => {
+                let (rest, part) = chars.split_at(chars.len() - length);
+                (part, rest)
+            }
+        };
+        if matches(pattern, part) {
+            return rest.iter().collect();
+        }
+    }
+    value.to_owned()
+}
+
+/// Replaces the first longest match, or every one.
+fn replace(value: &str, pattern: &[Part], with: &str, is_all: bool) -> String {
+    let chars: Vec<char> = value.chars().collect();
+    let mut out = String::new();
+    let mut at = 0;
+    let mut is_done = false;
+    while at < chars.len() {
+        let found = match is_done {
+            true => None,
+            false => (at + 1..=chars.len()).rev().find(|end| matches(pattern, &chars[at..*end])),
+        };
+        match found {
+            Some(end) => {
+                out.push_str(with);
+                at = end;
+                is_done = !is_all;
+            }
+            None => {
+                out.push(chars[at]);
+                at += 1;
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn lookup(name: &str) -> Option<String> {
+        Some(match name {
+            "A" => "a".to_owned(),
+            "EMPTY" => String::new(),
+            "WORDS" => "one two".to_owned(),
+            "PATH" => "/usr/local/lib/libx.so.1".to_owned(),
+            "FILE" => "archive.tar.gz".to_owned(),
+            "STAR" => "a*b".to_owned(),
+            _ => return None,
+        })
+    }
+
     #[test]
     fn variables_expand_as_in_docker() {
-        let lookup = |name: &str| match name {
-            "A" => Some("a".to_owned()),
-            "EMPTY" => Some(String::new()),
-            _ => None,
-        };
         for (text, want) in [
             ("$A", "a"),
             ("x${A}y", "xay"),
@@ -165,24 +369,80 @@ mod tests {
             ("${B:-z}", "z"),
             ("${EMPTY:-z}", "z"),
             ("${EMPTY-z}", ""),
+            ("${B-z}", "z"),
             ("${A:+y}", "y"),
             ("${B:+y}", ""),
+            ("${EMPTY:+y}", ""),
+            ("${EMPTY+y}", "y"),
             ("${B:-${A}!}", "a!"),
+            ("${B:-${C:-${A}}}", "a"),
+            ("${B:-'}'}", "}"),
+            ("${A:?x}", "a"),
             ("\\$A", "$A"),
             ("'$A'", "$A"),
             ("\"$A b\"", "a b"),
+            ("\"\\$A \\x\"", "$A \\x"),
             ("a\\ b", "a b"),
             ("$", "$"),
             ("100%", "100%"),
             ("\"a\\\"b\"", "a\"b"),
             ("it''s", "its"),
+            ("$1x", "x"),
+            ("he\\\\llo", "he\\llo"),
+            // Prefixes and suffixes, shortest and longest.
+            ("${PATH#/}", "usr/local/lib/libx.so.1"),
+            ("${PATH#*/}", "usr/local/lib/libx.so.1"),
+            ("${PATH##*/}", "libx.so.1"),
+            ("${PATH%/*}", "/usr/local/lib"),
+            ("${PATH%%.*}", "/usr/local/lib/libx"),
+            ("${FILE%.gz}", "archive.tar"),
+            ("${FILE%%.*}", "archive"),
+            ("${FILE#nothing}", "archive.tar.gz"),
+            ("${FILE#?}", "rchive.tar.gz"),
+            ("${FILE%.[a-z]z}", "archive.tar.gz"),
+            ("${STAR#a\\*}", "b"),
+            ("${B#x}", ""),
+            // Replacements.
+            ("${FILE/./-}", "archive-tar.gz"),
+            ("${FILE//./-}", "archive-tar-gz"),
+            ("${FILE/a*./X}", "Xgz"),
+            ("${FILE//[ar]}", "archive.tar.gz"),
+            ("${FILE//a}", "rchive.tr.gz"),
+            ("${FILE/tar/${A}}", "archive.a.gz"),
+            ("${PATH//\\//-}", "-usr-local-lib-libx.so.1"),
+            ("${B/x/y}", ""),
         ] {
-            assert_eq!(expand(text, '\\', &lookup).unwrap(), want, "{text}");
+            assert_eq!(expand(text, '\\', &lookup).as_deref(), Ok(want), "{text}");
         }
-        assert!(matches!(expand("${A", '\\', &lookup), Err(ExpandError::Unclosed(_))));
-        assert!(matches!(expand("${A#x}", '\\', &lookup), Err(ExpandError::Unsupported(_))));
-        assert!(matches!(expand("${B:?give it}", '\\', &lookup), Err(ExpandError::Required { .. })));
-        assert_eq!(expand_document("\"$A\" \\$A", &lookup).unwrap(), "\"a\" $A");
+        assert_eq!(expand("`$A c:\\x", '`', &lookup).unwrap(), "$A c:\\x");
+        assert_eq!(expand_document("\"$A\" \\$A 'x'", &lookup).unwrap(), "\"a\" $A 'x'");
+        assert_eq!(
+            expand_words("80 $WORDS \"$WORDS\" $B", '\\', &lookup).unwrap(),
+            ["80", "one", "two", "one two"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_substitution_is_an_error() {
+        use ExpandError as E;
+        for (text, want) in [
+            ("${A", E::Unclosed("A".into())),
+            ("${", E::Unclosed(String::new())),
+            ("${}", E::Unsupported(String::new())),
+            ("${A:x}", E::Unsupported("A:x".into())),
+            ("${A^^}", E::Unsupported("A^^".into())),
+            ("${A:-x", E::Unclosed("A".into())),
+            ("\"a", E::Quote('"')),
+            ("'a", E::Quote('\'')),
+            ("${B:?give it}", E::Required { name: "B".into(), message: "give it".into() }),
+            (
+                "${EMPTY:?}",
+                E::Required { name: "EMPTY".into(), message: "is not allowed to be unset".into() },
+            ),
+        ] {
+            assert_eq!(expand(text, '\\', &lookup), Err(want), "{text}");
+        }
+        assert_eq!(expand("${EMPTY?x}", '\\', &lookup).unwrap(), "");
     }
 
     #[test]

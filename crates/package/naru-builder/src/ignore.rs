@@ -1,12 +1,13 @@
 //! `.dockerignore`: which files of the context do not exist for the build. The rules are moby's: patterns
 //! from the context's root, `!` brings back, the last match decides, a directory takes its files along.
 
-use globset::{GlobBuilder, GlobMatcher};
+use crate::pattern::matcher;
+use regex::Regex;
 use std::path::Path;
 
 #[derive(Debug, Default)]
 pub struct Ignore {
-    rules: Vec<(GlobMatcher, Effect)>,
+    rules: Vec<(Regex, Effect)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,16 +29,19 @@ impl Ignore {
                 Some(rest) => (Effect::Show, rest.trim()),
                 None => (Effect::Hide, line),
             };
-            let parts: Vec<&str> = pattern.split('/').filter(|it| !it.is_empty() && *it != ".").collect();
+            let mut parts: Vec<&str> = Vec::new();
+            for part in pattern.split('/') {
+                match part {
+                    "" | "." => {}
+                    ".." => drop(parts.pop()),
+                    part => parts.push(part),
+                }
+            }
             if parts.is_empty() {
                 continue;
             }
-            let glob = GlobBuilder::new(&parts.join("/"))
-                .literal_separator(true)
-                .backslash_escape(true)
-                .build()
-                .map_err(|it| (index as u32 + 1, it.to_string()))?;
-            rules.push((glob.compile_matcher(), effect));
+            let matcher = matcher(&parts.join("/")).map_err(|why| (index as u32 + 1, why))?;
+            rules.push((matcher, effect));
         }
         Ok(Self { rules })
     }
@@ -45,13 +49,20 @@ impl Ignore {
     /// Whether the file (relative to the context) is hidden, itself or with a directory above it.
     pub fn hides(&self, path: &Path) -> bool {
         let mut hidden = false;
-        for (glob, effect) in &self.rules {
-            let matches = || path.ancestors().any(|it| !it.as_os_str().is_empty() && glob.is_match(it));
+        let path = path.to_string_lossy();
+        let ends = || path.match_indices('/').map(|it| it.0).chain([path.len()]);
+        for (matcher, effect) in &self.rules {
+            let matches = || ends().any(|end| matcher.is_match(&path[..end]));
             if (*effect == Effect::Hide) != hidden && matches() {
                 hidden = *effect == Effect::Hide;
             }
         }
         hidden
+    }
+
+    /// Nothing is hidden.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
     }
 
     /// Whether nothing below a hidden directory can be shown again, so that it need not be entered.

@@ -17,6 +17,7 @@
 //! ```
 
 mod advice;
+mod archive;
 mod cache;
 mod context;
 mod controller;
@@ -24,14 +25,19 @@ mod copy;
 mod dialect;
 mod engine;
 mod expand;
+mod fetch;
 pub mod form;
 mod ignore;
 mod keeper;
 mod log;
+mod mode;
 mod outcome;
+mod pattern;
 mod run;
 mod stage;
+mod step;
 mod submit;
+mod syntax;
 
 #[cfg(test)]
 mod build_test;

@@ -113,6 +113,8 @@ pub enum BuildError {
     Store(#[source] naru_image::Error),
     #[error("cannot write the build cache")]
     Cache(#[source] std::io::Error),
+    #[error("the build ended by a panic; this is a bug in Naru")]
+    Bug,
     #[error("the build was stopped")]
     Stopped,
 }
@@ -127,6 +129,8 @@ pub enum StepError {
     Copy(#[from] CopyError),
     #[error(transparent)]
     Image(#[from] naru_image::Error),
+    #[error(transparent)]
+    Fetch(#[from] crate::fetch::FetchError),
     #[error("cannot write the build cache")]
     Cache(#[source] std::io::Error),
     #[error("{failure}")]

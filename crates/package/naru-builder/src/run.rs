@@ -2,6 +2,8 @@
 //! through the API. Its annotation asks the node to keep what it wrote as a layer.
 
 use crate::engine::Config;
+use crate::form::Network;
+use base64::Engine as _;
 use futures::stream::BoxStream;
 use futures::{AsyncBufReadExt, StreamExt};
 use naru_client::{Client, LogOptions};
@@ -27,15 +29,36 @@ pub struct RunStep {
     pub env: Vec<(String, String)>,
     pub working_dir: String,
     pub mounts: Vec<StepMount>,
+    /// Variables whose values must not stand in an object that everybody may read.
+    pub secret_env: BTreeMap<String, Vec<u8>>,
+    pub network: Network,
+    /// The name that the step sees itself under.
+    pub hostname: Option<String>,
     pub labels: BTreeMap<String, String>,
     /// Nobody wants the outcome any more.
     pub stop: CancellationToken,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepMount {
-    Cache { path: PathBuf, target: String },
-    Tmpfs { target: String },
+    /// A directory or a file of this machine.
+    Path {
+        path: PathBuf,
+        target: String,
+        read_only: bool,
+    },
+    Tmpfs {
+        target: String,
+        size_bytes: Option<u64>,
+    },
+}
+
+impl StepMount {
+    pub fn target(&self) -> &str {
+        match self {
+            Self::Path { target, .. } | Self::Tmpfs { target, .. } => target,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,21 +112,35 @@ impl PodRunner {
     }
 
     fn pod(&self, step: &RunStep) -> Value {
-        let env: Vec<Value> =
-            step.env.iter().map(|(name, value)| json!({"name": name, "value": escape(value)})).collect();
+        let name = format!("build-{}", step.id);
+        let plain = step.env.iter().map(|(name, value)| json!({"name": name, "value": escape(value)}));
+        let secret = step
+            .secret_env
+            .keys()
+            .map(|it| json!({"name": it, "valueFrom": {"secretKeyRef": {"name": name, "key": it}}}));
+        let env: Vec<Value> = plain.chain(secret).collect();
         let (mut volumes, mut mounts) = (Vec::new(), Vec::new());
         for (index, mount) in step.mounts.iter().enumerate() {
             let name = format!("m{index}");
-            let (source, target) = match mount {
-                StepMount::Cache { path, target } => {
-                    (json!({"hostPath": {"path": path, "type": "Directory"}}), target)
+            let (mut volume, read_only) = match mount {
+                StepMount::Path { path, read_only, .. } => {
+                    let kind = if path.is_dir() { "Directory" } else { "" };
+                    (json!({"hostPath": {"path": path, "type": kind}}), *read_only)
                 }
-                StepMount::Tmpfs { target } => (json!({"emptyDir": {"medium": "Memory"}}), target),
+                StepMount::Tmpfs { size_bytes: None, .. } => {
+                    (json!({"emptyDir": {"medium": "Memory"}}), false)
+                }
+                StepMount::Tmpfs { size_bytes: Some(bytes), .. } => {
+                    (json!({"emptyDir": {"medium": "Memory", "sizeLimit": bytes.to_string()}}), false)
+                }
             };
-            let mut volume = source;
             volume["name"] = json!(name);
             volumes.push(volume);
-            mounts.push(json!({"name": name, "mountPath": target}));
+            mounts.push(json!({"name": name, "mountPath": mount.target(), "readOnly": read_only}));
+        }
+        let mut annotations = json!({labels::COMMIT: step.id});
+        if step.network == Network::None {
+            annotations[labels::NETWORK] = json!("none");
         }
         let mut all_labels = step.labels.clone();
         all_labels.insert(labels::SLICE.into(), "pipelines".into());
@@ -112,10 +149,10 @@ impl PodRunner {
         json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
-                "name": format!("build-{}", step.id), "namespace": self.namespace, "labels": all_labels,
-                "annotations": {labels::COMMIT: step.id},
+                "name": name, "namespace": self.namespace, "labels": all_labels, "annotations": annotations,
             },
             "spec": {
+                "hostname": step.hostname,
                 "restartPolicy": "Never", "automountServiceAccountToken": false, "enableServiceLinks": false,
                 "terminationGracePeriodSeconds": 1,
                 "containers": [{
@@ -138,7 +175,20 @@ impl PodRunner {
         let cache =
             self.client.cache(&kinds::POD, Some(&self.namespace), &format!("{LABEL_STEP}={}", step.id));
         cache.synced().await;
-        self.client.create(&kinds::POD, &pod).await.map_err(api)?;
+        let pod = self.client.create(&kinds::POD, &pod).await.map_err(api)?;
+        if !step.secret_env.is_empty() {
+            // After the pod, which owns it and waits for it.
+            let encode = |it: &Vec<u8>| base64::engine::general_purpose::STANDARD.encode(it);
+            let data: BTreeMap<&String, String> =
+                step.secret_env.iter().map(|(name, it)| (name, encode(it))).collect();
+            let secret = json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                "metadata": {"name": name, "namespace": self.namespace, "labels": {LABEL_STEP: step.id},
+                             "ownerReferences": [naru_objects::owner_reference(&pod)]},
+                "data": data,
+            });
+            self.client.create(&kinds::SECRET, &secret).await.map_err(api)?;
+        }
         let outcome = tokio::select! {
             outcome = self.follow(&name, cache, log) => outcome,
             () = tokio::time::sleep(self.timeout) => Err(RunFailure::TooLong(self.timeout)),
@@ -155,6 +205,12 @@ impl PodRunner {
         };
         if let Err(error) = self.client.delete(&kinds::POD, &self.namespace, &name, Some(0)).await {
             tracing::warn!(pod = name, %error, "the pod of a build step is left behind");
+        }
+        if !step.secret_env.is_empty()
+            && let Err(error) = self.client.delete(&kinds::SECRET, &self.namespace, &name, None).await
+            && !error.is_not_found()
+        {
+            tracing::warn!(secret = name, %error, "the secret of a build step is left behind");
         }
         outcome
     }

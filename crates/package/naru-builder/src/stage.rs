@@ -1,30 +1,33 @@
 //! One stage: its instructions in order, a layer per step, each looked up in the cache first.
 //!
 //! A step's key is the chain of everything before it, the instruction with its variables filled in, and
-//! the content of the files it copies. Times do not count.
+//! the content of the files it copies. Times do not count. Stages are built side by side, so what they share
+//! is in [`Build`] behind locks.
 
 use crate::cache::Step;
-use crate::copy::{self, Owners, Request, Source};
+use crate::copy::{self, Origin, Owners, Request, Source};
 use crate::engine::{BuildRequest, Builder, NamedContext, named_stage};
-use crate::expand::{expand, expand_document};
-use crate::form::{Action, Argument, Command, Copy, Dockerfile, Healthcheck, Instruction, Mount, Run, Stage};
+use crate::expand::{ExpandError, expand, expand_document, expand_words};
+use crate::fetch;
+use crate::form::{Action, Add, Argument, Command, Copy, Dockerfile, Healthcheck, Instruction, Stage};
 use crate::ignore::Ignore;
+use crate::mode::Mode;
 use crate::outcome::{BuildError, Event, StepError};
-use crate::run::{RunStep, StepMount};
 use naru_image::oci::{History, ImageConfig, architecture};
 use naru_image::{
-    Base, CommitOptions, Digest, HostRoot, ImageStore, LAYERS_MAX, Layer, LocalImage, PullPolicy, View,
+    CommitOptions, Digest, HostRoot, ImageStore, LAYERS_MAX, Layer, LocalImage, PullPolicy, View,
 };
-use naru_text::Place;
+use naru_text::{Finding, Place};
 use serde_json::json;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-const LOG_TAIL_LINES: usize = 20; // of a failed step, repeated in the error
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const PROXY_ARGS: &[&str] = &[
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Given to steps without being declared, and no part of the cache's key.
+pub(crate) const PROXY_ARGS: &[&str] = &[
     "HTTP_PROXY",
     "http_proxy",
     "HTTPS_PROXY",
@@ -36,6 +39,23 @@ const PROXY_ARGS: &[&str] = &[
     "ALL_PROXY",
     "all_proxy",
 ];
+/// Known in every `FROM`, and after an `ARG` in a stage.
+pub(crate) const PLATFORM_ARGS: &[&str] = &[
+    "TARGETPLATFORM",
+    "TARGETOS",
+    "TARGETARCH",
+    "TARGETVARIANT",
+    "TARGETOSVERSION",
+    "BUILDPLATFORM",
+    "BUILDOS",
+    "BUILDARCH",
+    "BUILDVARIANT",
+    "BUILDOSVERSION",
+    "TARGETSTAGE",
+];
+/// Of the builder itself; none has to be declared.
+pub(crate) const BUILDER_ARGS: &[&str] =
+    &["SOURCE_DATE_EPOCH", "BUILDKIT_CACHE_MOUNT_NS", "BUILDKIT_SANDBOX_HOSTNAME", "BUILDKIT_SYNTAX"];
 
 pub(crate) fn rfc3339(seconds: i64) -> String {
     let at = jiff::Timestamp::from_second(seconds).unwrap_or_default();
@@ -77,7 +97,7 @@ impl State {
         View::new(own.chain(self.lower_dirs.iter().cloned()).collect(), self.host.as_ref())
     }
 
-    fn advance(&mut self, text: &str) {
+    pub(crate) fn advance(&mut self, text: &str) {
         self.chain = Digest::of(format!("{}\n{text}", self.chain));
     }
 
@@ -86,6 +106,7 @@ impl State {
     }
 }
 
+/// What the stages of one build share.
 pub(crate) struct Build<'a> {
     pub(crate) builder: &'a Builder,
     pub(crate) request: &'a BuildRequest,
@@ -94,15 +115,36 @@ pub(crate) struct Build<'a> {
     pub(crate) context: View,
     pub(crate) ignore: Ignore,
     pub(crate) epoch: Option<i64>,
-    pub(crate) progress: &'a mut dyn FnMut(Event),
-    pub(crate) stages: BTreeMap<usize, State>,
-    pub(crate) globals: BTreeMap<String, String>,
-    pub(crate) step: u32,
     pub(crate) total: u32,
-    pub(crate) cached: u32,
+    pub(crate) progress: Mutex<Progress<'a>>,
+    pub(crate) stages: Mutex<BTreeMap<usize, State>>,
+    pub(crate) globals: BTreeMap<String, String>,
+    /// Ends all steps of this build.
+    pub(crate) stop: CancellationToken,
+    pub(crate) target: usize,
 }
 
-impl Build<'_> {
+pub(crate) struct Progress<'a> {
+    pub(crate) tell: &'a mut (dyn FnMut(Event) + Send),
+    pub(crate) step: u32,
+    pub(crate) cached: u32,
+    /// Build arguments that some `ARG` asked for.
+    pub(crate) asked: BTreeSet<String>,
+}
+
+/// A step under way.
+#[derive(Clone, Copy)]
+pub(crate) struct Number(pub(crate) u32);
+
+impl<'a> Build<'a> {
+    pub(crate) fn progress(&self) -> MutexGuard<'_, Progress<'a>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tell(&self, event: Event) {
+        (self.progress().tell)(event);
+    }
+
     fn fail(&self, place: Place, text: &str, source: impl Into<StepError>) -> BuildError {
         BuildError::Step {
             file: self.file.clone(),
@@ -112,28 +154,35 @@ impl Build<'_> {
         }
     }
 
-    fn platform_arg(name: &str) -> Option<String> {
+    fn platform_arg(&self, name: &str) -> Option<String> {
         let (os, arch) = ("linux", architecture());
         Some(match name {
             "TARGETPLATFORM" | "BUILDPLATFORM" => format!("{os}/{arch}"),
             "TARGETOS" | "BUILDOS" => os.into(),
             "TARGETARCH" | "BUILDARCH" => arch.into(),
-            "TARGETVARIANT" | "BUILDVARIANT" => String::new(),
+            "TARGETSTAGE" => {
+                self.dockerfile.stages[self.target].name.clone().unwrap_or_else(|| self.target.to_string())
+            }
+            it if PLATFORM_ARGS.contains(&it) => String::new(),
             _ => return None,
         })
     }
 
+    fn given_arg(&self, name: &str) -> Option<String> {
+        self.progress().asked.insert(name.to_owned());
+        self.request.args.get(name).cloned()
+    }
+
     pub(crate) fn read_globals(&mut self) -> Result<(), BuildError> {
         for Argument { name, default } in &self.dockerfile.global_args {
-            let globals = self.globals.clone();
-            let lookup = |it: &str| globals.get(it).cloned().or_else(|| Self::platform_arg(it));
-            let value = match (self.request.args.get(name), default) {
-                (Some(given), _) => Some(given.clone()),
+            let lookup = |it: &str| self.globals.get(it).cloned().or_else(|| self.platform_arg(it));
+            let value = match (self.given_arg(name), default) {
+                (Some(given), _) => Some(given),
                 (None, Some(default)) => Some(
-                    expand(default, '\\', &lookup)
+                    expand(default, self.dockerfile.escape, &lookup)
                         .map_err(|it| self.fail(Place::new(1, 1), &format!("ARG {name}"), it))?,
                 ),
-                (None, None) => Self::platform_arg(name),
+                (None, None) => self.platform_arg(name),
             };
             if let Some(value) = value {
                 self.globals.insert(name.clone(), value);
@@ -142,74 +191,95 @@ impl Build<'_> {
         Ok(())
     }
 
-    pub(crate) fn stage(&mut self, index: usize) -> Result<State, BuildError> {
-        let dockerfile = self.dockerfile;
-        let stage = &dockerfile.stages[index];
+    pub(crate) fn stage(&self, index: usize) -> Result<State, BuildError> {
+        let stage = &self.dockerfile.stages[index];
         let mut state = self.base(index, stage)?;
         let name = stage.name.clone().unwrap_or_else(|| format!("stage-{index}"));
         if let Some(epoch) = self.epoch {
             state.advance(&format!("times up to {epoch}"));
         }
+        // What the base image wants done first.
+        for text in std::mem::take(&mut state.config.config.on_build) {
+            let trigger = format!("ONBUILD {text}");
+            let (action, findings) = crate::dialect::parse_trigger(&text, self.dockerfile);
+            if let Some(finding) = findings.into_iter().find(Finding::is_error) {
+                return Err(self.fail(stage.place, &trigger, StepError::Invalid(finding.message)));
+            }
+            let Some(action) = action else { continue };
+            let line = trigger.lines().next().unwrap_or_default().to_owned();
+            let instruction = Instruction { place: stage.place, text: line, action };
+            self.instruction(&name, index, &mut state, &instruction)
+                .map_err(|source| self.fail(instruction.place, &instruction.text, source))?;
+        }
         for instruction in &stage.instructions {
+            if self.stop.is_cancelled() {
+                return Err(BuildError::Stopped);
+            }
             self.instruction(&name, index, &mut state, instruction)
                 .map_err(|source| self.fail(instruction.place, &instruction.text, source))?;
         }
         Ok(state)
     }
 
-    fn base(&mut self, index: usize, stage: &Stage) -> Result<State, BuildError> {
+    /// What a `FROM` names, with its variables filled in.
+    pub(crate) fn base_name(&self, stage: &Stage) -> Result<String, ExpandError> {
+        let lookup = |it: &str| self.globals.get(it).cloned().or_else(|| self.platform_arg(it));
+        expand(&stage.image, self.dockerfile.escape, &lookup)
+    }
+
+    fn base(&self, index: usize, stage: &Stage) -> Result<State, BuildError> {
         let text = format!("FROM {}", stage.image);
-        let globals = self.globals.clone();
-        let lookup = |it: &str| globals.get(it).cloned().or_else(|| Self::platform_arg(it));
-        let name = expand(&stage.image, '\\', &lookup).map_err(|it| self.fail(stage.place, &text, it))?;
+        let lookup = |it: &str| self.globals.get(it).cloned().or_else(|| self.platform_arg(it));
+        let escape = self.dockerfile.escape;
+        let invalid = |why: String| self.fail(stage.place, &text, StepError::Invalid(why));
+        let name = self.base_name(stage).map_err(|it| self.fail(stage.place, &text, it))?;
         if let Some(platform) = &stage.platform {
-            let platform = expand(platform, '\\', &lookup).map_err(|it| self.fail(stage.place, &text, it))?;
+            let platform =
+                expand(platform, escape, &lookup).map_err(|it| self.fail(stage.place, &text, it))?;
             let ours = format!("linux/{}", architecture());
-            if platform != ours {
+            if platform != ours && platform != "linux" {
                 let why = format!("`--platform={platform}` cannot be built here: this machine is {ours}");
-                return Err(self.fail(stage.place, &text, StepError::Invalid(why)));
+                return Err(invalid(why));
             }
         }
         let store = &self.builder.inner.store;
         let policy = if self.request.pull { PullPolicy::Always } else { PullPolicy::IfNotPresent };
         let ensure = |name: &str| {
+            if store.local(name).ok().flatten().is_none() {
+                self.tell(Event::Note { text: format!("pulling {name}") });
+            }
             tokio::runtime::Handle::current()
                 .block_on(store.ensure(name, policy))
                 .map_err(|it| self.fail(stage.place, &text, it))
         };
-        let given = self.request.contexts.get(&name);
-        let mut state = match named_stage(self.dockerfile, &name, index) {
-            _ if given.is_some() => match given.expect("asked for in the line above") {
-                NamedContext::Image(name) => State::of(ensure(name)?),
-                NamedContext::Directory(_) => {
-                    let why = format!("`{name}` is given as a directory; `FROM` needs an image");
-                    return Err(self.fail(stage.place, &text, StepError::Invalid(why)));
-                }
-            },
-            Some(other) => {
-                let mut state = self.stages.get(&other).expect("needed stages are built in order").clone();
+        let mut state = match (self.request.contexts.get(&name), named_stage(self.dockerfile, &name, index)) {
+            (Some(NamedContext::Image(name)), _) => State::of(ensure(name)?),
+            (Some(NamedContext::Directory(_)), _) => {
+                return Err(invalid(format!("`{name}` is given as a directory; `FROM` needs an image")));
+            }
+            (None, Some(other)) => {
+                let mut state = self.finished(other);
                 state.args.clear();
                 state.has_own_cmd = false;
                 state
             }
-            None if name == "scratch" => State::of(store.scratch_image()),
-            None if name.is_empty() => {
-                return Err(self.fail(
-                    stage.place,
-                    &text,
-                    StepError::Invalid("the image name is empty".into()),
-                ));
-            }
-            None => State::of(ensure(&name)?),
+            (None, None) if name == "scratch" => State::of(store.scratch_image()),
+            (None, None) if name.is_empty() => return Err(invalid("the image name is empty".into())),
+            (None, None) => State::of(ensure(&name)?),
         };
-        if !state.config.config.on_build.is_empty() {
-            let why = "its base image has ONBUILD triggers, which are not supported";
-            return Err(self.fail(stage.place, &text, StepError::Invalid(why.into())));
-        }
-        if state.host.is_none() && state.config.config.env_of("PATH").is_none() && name != "scratch" {
+        if state.host.is_none() && state.config.config.env_of("PATH").is_none() {
             state.config.config.set_env("PATH", DEFAULT_PATH);
         }
+        if state.config.config.working_dir.is_empty() {
+            state.config.config.working_dir = "/".into();
+        }
         Ok(state)
+    }
+
+    /// A stage that is done; the schedule sees to that.
+    pub(crate) fn finished(&self, index: usize) -> State {
+        let stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        stages.get(&index).expect("a stage begins after those that it needs").clone()
     }
 
     fn image(&self, name: &str) -> Result<LocalImage, StepError> {
@@ -217,48 +287,76 @@ impl Build<'_> {
         Ok(tokio::runtime::Handle::current().block_on(ensure)?)
     }
 
+    /// What `--from` names: its files, whose they are, and what tells its content apart.
+    pub(crate) fn origin(&self, from: Option<&str>, index: usize) -> Result<(Origin<'_>, String), StepError> {
+        let store = &self.builder.inner.store;
+        let of = |view, ignore, owners| Origin { view, ignore, owners, unpack: false };
+        let Some(name) = from else {
+            return Ok((of(self.context.clone(), Some(&self.ignore), Owners::Root), String::new()));
+        };
+        Ok(match (self.request.contexts.get(name), self.dockerfile.stage_index(name, index)) {
+            (Some(NamedContext::Directory(path)), _) => {
+                (of(View::of_directory(path), None, Owners::Root), String::new())
+            }
+            (Some(NamedContext::Image(image)), _) => {
+                let image = self.image(image)?;
+                (of(image.view(), None, Owners::Kept), image.digest.to_string())
+            }
+            (None, Some(other)) => {
+                let other = self.finished(other);
+                (of(other.view(store), None, Owners::Kept), other.chain.to_string())
+            }
+            (None, None) => {
+                let image = self.image(name)?;
+                (of(image.view(), None, Owners::Kept), image.digest.to_string())
+            }
+        })
+    }
+
     fn instruction(
-        &mut self,
+        &self,
         stage: &str,
         index: usize,
         state: &mut State,
         instruction: &Instruction,
     ) -> Result<(), StepError> {
+        let escape = self.dockerfile.escape;
         let snapshot = state.clone();
-        let value = |text: &str| expand(text, '\\', &|it| snapshot.lookup(it)).map_err(StepError::from);
+        let value = |text: &str| expand(text, escape, &|it| snapshot.lookup(it)).map_err(StepError::from);
+        let number = match instruction.action.is_step() {
+            true => self.announce(stage, instruction),
+            false => Number(0),
+        };
         let mut made_layer = false;
         match &instruction.action {
-            Action::Run(run) => {
-                self.announce(stage, instruction);
-                made_layer = self.run(state, run, instruction)?;
-            }
-            Action::Copy(copy) => {
-                self.announce(stage, instruction);
-                made_layer = self.copy(state, index, copy, instruction)?;
-            }
+            Action::Run(run) => made_layer = self.run(state, index, run, instruction, number)?,
+            Action::Copy(copy) => made_layer = self.copy(state, index, copy, instruction, number)?,
             Action::Workdir(path) => {
-                self.announce(stage, instruction);
-                let path = value(path)?;
-                let path = absolute(&state.config.config.working_dir, &path);
+                let path = absolute(&state.config.config.working_dir, &value(path)?);
                 state.config.config.working_dir = path.clone();
-                let plan = copy::plan_directory(&state.view(&self.builder.inner.store), &path)?;
-                state.advance(&format!("workdir {path}"));
+                let view = state.view(&self.builder.inner.store);
+                // The directory belongs to whoever works in it.
+                let user = state.config.config.user.as_str();
+                let owner = (!user.is_empty()).then(|| copy::owner_of(&view, user)).transpose()?;
+                let plan = copy::plan_directory(&view, &path, owner)?;
+                state.advance(&format!("workdir {path} {owner:?}"));
                 if plan.is_empty() {
-                    self.was_cached();
+                    self.was_cached(number);
                 } else {
-                    made_layer = self.written(state, &plan, instruction)?;
+                    made_layer = self.written(state, &plan, instruction, number)?;
                 }
             }
             Action::Arg(arguments) => {
                 for Argument { name, default } in arguments {
-                    let given = self.request.args.get(name).cloned();
-                    let global = || self.globals.get(name).cloned().or_else(|| Self::platform_arg(name));
-                    let value = match (given, default) {
+                    let global = || self.globals.get(name).cloned().or_else(|| self.platform_arg(name));
+                    let value = match (self.given_arg(name), default) {
                         (Some(given), _) => Some(given),
                         (None, Some(default)) => Some(value(default)?),
                         (None, None) => global(),
                     };
-                    state.advance(&format!("arg {name}={}", value.as_deref().unwrap_or("")));
+                    if !PROXY_ARGS.contains(&name.as_str()) {
+                        state.advance(&format!("arg {name}={}", value.as_deref().unwrap_or("")));
+                    }
                     if let Some(value) = value {
                         state.args.insert(name.clone(), value);
                     }
@@ -288,19 +386,30 @@ impl Build<'_> {
             }
             Action::Expose(ports) => {
                 for port in ports {
-                    let port = value(port)?;
-                    for port in port.split_whitespace() {
-                        let port = if port.contains('/') { port.to_owned() } else { format!("{port}/tcp") };
-                        state.config.config.exposed_ports.insert(port, json!({}));
+                    for port in expand_words(port, escape, &|it| snapshot.lookup(it))? {
+                        for port in exposed(&port)? {
+                            state.config.config.exposed_ports.insert(port, json!({}));
+                        }
                     }
                 }
             }
             Action::Volume(paths) => {
                 for path in paths {
-                    state.config.config.volumes.insert(value(path)?, json!({}));
+                    let path = value(path)?;
+                    if path.is_empty() {
+                        return Err(StepError::Invalid("the path is empty".into()));
+                    }
+                    state.config.config.volumes.insert(path, json!({}));
                 }
             }
-            Action::StopSignal(signal) => state.config.config.stop_signal = Some(value(signal)?),
+            Action::StopSignal(signal) => {
+                let signal = value(signal)?;
+                if !is_signal(&signal) {
+                    let why = format!("`{signal}` is not a signal; write `SIGTERM` or a number");
+                    return Err(StepError::Invalid(why));
+                }
+                state.config.config.stop_signal = Some(signal);
+            }
             Action::Shell(words) => state.config.config.shell = words.clone(),
             Action::Healthcheck(check) => {
                 state.config.config.healthcheck = Some(health(check.as_ref(), &state.config))
@@ -308,11 +417,9 @@ impl Build<'_> {
             Action::Maintainer(name) => {
                 state.config.rest.insert("author".into(), json!(name));
             }
+            Action::OnBuild(text) => state.config.config.on_build.push(text.clone()),
         }
-        if !matches!(
-            instruction.action,
-            Action::Run(_) | Action::Copy(_) | Action::Workdir(_) | Action::Arg(_)
-        ) {
+        if !instruction.action.is_step() && !matches!(instruction.action, Action::Arg(_)) {
             let config = serde_json::to_string(&state.config.config).expect("a config is plain data");
             state.advance(&format!("config {config}"));
         }
@@ -329,27 +436,32 @@ impl Build<'_> {
         Ok(())
     }
 
-    fn announce(&mut self, stage: &str, instruction: &Instruction) {
-        self.step += 1;
-        (self.progress)(Event::Step {
-            number: self.step,
-            total: self.total,
+    fn announce(&self, stage: &str, instruction: &Instruction) -> Number {
+        let mut progress = self.progress();
+        progress.step += 1;
+        let number = progress.step;
+        (progress.tell)(Event::Step {
+            number,
+            total: self.total.max(number),
             stage: stage.to_owned(),
             text: instruction.text.clone(),
         });
+        Number(number)
     }
 
-    fn was_cached(&mut self) {
-        self.cached += 1;
-        (self.progress)(Event::Cached { number: self.step });
+    fn was_cached(&self, number: Number) {
+        let mut progress = self.progress();
+        progress.cached += 1;
+        (progress.tell)(Event::Cached { number: number.0 });
     }
 
     /// Takes the step of the state's chain from the cache, or makes it. Returns whether there is a layer.
-    fn cached_or(
-        &mut self,
+    pub(crate) fn cached_or(
+        &self,
         state: &mut State,
         instruction: &Instruction,
-        make: impl FnOnce(&mut Self, &State) -> Result<Layer, StepError>,
+        number: Number,
+        make: impl FnOnce(&State) -> Result<Layer, StepError>,
     ) -> Result<bool, StepError> {
         let inner = &self.builder.inner;
         let usable = |it: &Step| it.layer.is_empty || inner.store.layer(&it.layer.diff_id).is_some();
@@ -357,16 +469,16 @@ impl Build<'_> {
         let step = match known.filter(usable) {
             Some(step) => {
                 inner.steps.touch(&state.chain);
-                self.was_cached();
+                self.was_cached(number);
                 step
             }
             None => {
-                let began = std::time::Instant::now();
-                let layer = make(self, state)?;
+                let began = Instant::now();
+                let layer = make(state)?;
                 let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                (self.progress)(Event::Finished { number: self.step, millis });
+                self.tell(Event::Finished { number: number.0, millis });
                 let step = Step { layer, created: rfc3339(jiff::Timestamp::now().as_second()) };
-                self.builder.inner.steps.put(&state.chain, &step).map_err(StepError::Cache)?;
+                inner.steps.put(&state.chain, &step).map_err(StepError::Cache)?;
                 step
             }
         };
@@ -384,36 +496,52 @@ impl Build<'_> {
     }
 
     fn written(
-        &mut self,
+        &self,
         state: &mut State,
         plan: &copy::Plan,
         instruction: &Instruction,
+        number: Number,
     ) -> Result<bool, StepError> {
         let digest = plan.digest(&self.builder.inner.digests)?;
         state.advance(&format!("write {digest}"));
-        self.cached_or(state, instruction, |build, _| {
-            let store = &build.builder.inner.store;
+        self.cached_or(state, instruction, number, |_| {
+            let store = &self.builder.inner.store;
             let dir = store.scratch_dir()?;
             plan.write(dir.path())?;
-            let options = CommitOptions { time_max: build.epoch };
-            Ok(store.add_layer(dir, options)?)
+            Ok(store.add_layer(dir, CommitOptions { time_max: self.epoch, ..CommitOptions::default() })?)
         })
     }
 
     fn copy(
-        &mut self,
+        &self,
         state: &mut State,
         index: usize,
         copy: &Copy,
         instruction: &Instruction,
+        number: Number,
     ) -> Result<bool, StepError> {
-        let store = self.builder.inner.store.clone();
-        let lookup = |it: &str| state.lookup(it);
-        let value = |text: &str| expand(text, '\\', &lookup).map_err(StepError::from);
+        let store = &self.builder.inner.store;
+        let snapshot = state.clone();
+        let lookup = |it: &str| snapshot.lookup(it);
+        let value = |text: &str| expand(text, self.dockerfile.escape, &lookup).map_err(StepError::from);
+        let stage_view = match copy.link {
+            // It does not look at what lies below.
+            true => View::new(vec![store.dir().join("empty")], None),
+            false => state.view(store),
+        };
+        let (mut origin, _) = self.origin(copy.from.as_deref(), index)?;
+        origin.unpack = copy.add.as_ref().is_some_and(|it| it.unpack != Some(false));
+        let destination = value(&copy.destination)?;
+        let is_directory = destination.ends_with('/') || destination == "." || destination.ends_with("/.");
+        let mut destination = absolute(&state.config.config.working_dir, &destination);
+        if is_directory && !destination.ends_with('/') {
+            destination.push('/');
+        }
+        // What was fetched is there until it is written.
+        let mut fetched = Vec::new();
         let mut sources = Vec::new();
         for source in &copy.sources {
             sources.push(match source {
-                crate::form::Source::Path(path) => Source::Path(value(path)?),
                 crate::form::Source::Inline { name, content, expand } => Source::Inline {
                     name: name.clone(),
                     content: match expand {
@@ -421,133 +549,93 @@ impl Build<'_> {
                         false => content.clone(),
                     },
                 },
+                crate::form::Source::Path(path) => match (value(path)?, &copy.add) {
+                    (url, Some(add)) if fetch::is_remote(&url) => {
+                        let checksum = add.checksum.as_deref().map(value).transpose()?;
+                        let (directory, source) = self.fetch(&url, add, checksum.as_deref(), is_directory)?;
+                        fetched.push(directory);
+                        source
+                    }
+                    (pattern, add) => {
+                        if add.as_ref().is_some_and(|it| it.checksum.is_some()) {
+                            let why = "`--checksum` is for what is fetched over HTTP".to_owned();
+                            return Err(StepError::Invalid(why));
+                        }
+                        Source::Path { pattern, origin: origin.clone() }
+                    }
+                },
             });
         }
-        let stage_view = state.view(&store);
-        let (from, ignore, owners) = match &copy.from {
-            None => (self.context.clone(), Some(&self.ignore), Owners::Root),
-            Some(name) => match (self.request.contexts.get(name), self.dockerfile.stage_index(name, index)) {
-                (Some(NamedContext::Directory(path)), _) => (View::of_directory(path), None, Owners::Root),
-                (Some(NamedContext::Image(image)), _) => (self.image(image)?.view(), None, Owners::Kept),
-                (None, Some(other)) => {
-                    let other = self.stages.get(&other).expect("needed stages are built in order");
-                    (other.view(&store), None, Owners::Kept)
-                }
-                (None, None) => (self.image(name)?.view(), None, Owners::Kept),
-            },
-        };
         let owner = match &copy.chown {
-            Some(text) => Some(copy::owner_of(&stage_view, &value(text)?)?),
+            Some(text) => Some(copy::owner_of(&state.view(store), &value(text)?)?),
             None => None,
         };
-        let destination = value(&copy.destination)?;
-        let is_directory = destination.ends_with('/') || destination == "." || destination.ends_with("/.");
-        let mut destination = absolute(&state.config.config.working_dir, &destination);
-        if is_directory && !destination.ends_with('/') {
-            destination.push('/');
-        }
-        let request = Request {
-            sources,
-            destination,
-            from: &from,
-            ignore,
-            stage: &stage_view,
-            owner,
-            mode: copy.chmod,
-            owners,
-            unpack: copy.unpack,
+        let mode = match copy.chmod.as_deref().map(value).transpose()? {
+            Some(text) => match Mode::parse(&text) {
+                Some(mode) => Some(mode),
+                None => {
+                    let why = format!("`--chmod={text}` is neither an octal nor a symbolic mode");
+                    return Err(StepError::Invalid(why));
+                }
+            },
+            None => None,
         };
+        let exclude = copy.exclude.iter().map(|it| value(it)).collect::<Result<_, _>>()?;
+        let request =
+            Request { sources, destination, stage: &stage_view, owner, mode, exclude, parents: copy.parents };
         let plan = copy::plan(&request)?;
         state.advance("copy");
-        self.written(state, &plan, instruction)
+        self.written(state, &plan, instruction, number)
     }
 
-    fn run(&mut self, state: &mut State, run: &Run, instruction: &Instruction) -> Result<bool, StepError> {
-        let command = words(&run.command, &state.config);
-        state.advance(&format!("run {}", json!([command, format!("{:?}", run.mounts)])));
-        let mounts = run.mounts.clone();
-        self.cached_or(state, instruction, move |build, state| build.run_step(state, command, &mounts))
-    }
-
-    fn run_step(
-        &mut self,
-        state: &State,
-        command: Vec<String>,
-        mounts: &[Mount],
-    ) -> Result<Layer, StepError> {
-        let inner = Arc::clone(&self.builder.inner);
-        let mut config = state.config.clone();
-        if !config.config.user.is_empty() {
-            let (uid, gid) = copy::owner_of(&state.view(&inner.store), &config.config.user)?;
-            config.config.user = format!("{uid}:{gid}");
-        }
-        let base = if state.host.is_some() { Base::Host } else { Base::Own };
-        let image = inner.store.put_transient(&config, &state.layers, base);
-        let id = format!(
-            "{}-{}-{}",
-            state.chain.short(),
-            std::process::id(),
-            inner.counter.fetch_add(1, Ordering::Relaxed)
-        );
-        let mut env: BTreeMap<String, String> = state.args.clone();
-        for name in PROXY_ARGS {
-            if let Some(value) = self.request.args.get(*name) {
-                env.insert((*name).to_owned(), value.clone());
-            }
-        }
-        // The image's variables win over build arguments, as in Docker.
-        env.retain(|name, _| config.config.env_of(name).is_none());
-        if config.config.env_of("PATH").is_none() {
-            env.insert("PATH".into(), DEFAULT_PATH.into());
-        }
-        let mut step_mounts = Vec::new();
-        for mount in mounts {
-            step_mounts.push(match mount {
-                Mount::Tmpfs { target } => StepMount::Tmpfs { target: target.clone() },
-                Mount::Cache { id, target } => {
-                    let key = Digest::of(format!("{}\n{id}", self.request.name));
-                    let path = self.builder.mounts_dir().join(key.hex());
-                    std::fs::create_dir_all(&path).map_err(StepError::Cache)?;
-                    // What nobody used for long goes first when room is needed.
-                    let _ = std::fs::File::open(&path)
-                        .and_then(|it| it.set_modified(std::time::SystemTime::now()));
-                    StepMount::Cache { path, target: target.clone() }
-                }
-            });
-        }
-        let step = RunStep {
-            id: id.clone(),
-            image: format!("naru.local/build@{}", image.digest()),
-            command,
-            env: env.into_iter().collect(),
-            working_dir: match config.config.working_dir.as_str() {
-                "" => "/".into(),
-                it => it.to_owned(),
-            },
-            mounts: step_mounts,
-            labels: self.request.pod_labels.clone(),
-            stop: self.request.stop.clone().unwrap_or_else(|| inner.stop.clone()),
+    /// Brings a source of `ADD` from elsewhere.
+    fn fetch(
+        &self,
+        url: &str,
+        add: &Add,
+        checksum: Option<&str>,
+        is_directory: bool,
+    ) -> Result<(tempfile::TempDir, Source<'static>), StepError> {
+        let fetcher = &self.builder.inner.fetcher;
+        let runtime = tokio::runtime::Handle::current();
+        let of = |path: &std::path::Path, unpack| Origin {
+            view: View::of_directory(path),
+            ignore: None,
+            owners: Owners::Root,
+            unpack,
         };
-        inner.store.expect_commit(&id, CommitOptions { time_max: self.epoch });
-        let mut tail = VecDeque::new();
-        let number = self.step;
-        let progress = &mut *self.progress;
-        let outcome = inner.runner.run(&step, &mut |line| {
-            if tail.len() == LOG_TAIL_LINES {
-                tail.pop_front();
+        if fetch::is_git(url) {
+            if checksum.is_some() {
+                let why = "`--checksum` of a git repository is not supported; name a commit after `#`";
+                return Err(StepError::Invalid(why.into()));
             }
-            tail.push_back(line.to_owned());
-            progress(Event::Log { number, line: line.to_owned() });
-        });
-        if outcome.is_err() {
-            inner.store.forget_commit(&id);
+            let (tree, below) = runtime.block_on(fetcher.git(url, add.keep_git_dir))?;
+            let origin = of(tree.path(), false);
+            let pattern = if below.as_os_str().is_empty() { ".".into() } else { below.display().to_string() };
+            return Ok((tree, Source::Path { pattern, origin }));
         }
-        outcome.map_err(|failure| StepError::Run { failure, tail: tail.into() })?;
-        Ok(inner.store.take_committed(&id)?)
+        let checksum = match checksum {
+            None => None,
+            Some(text) => Some(
+                Digest::parse(text)
+                    .map_err(|_| StepError::Invalid(format!("`--checksum={text}` is not a sha256 digest")))?,
+            ),
+        };
+        let file = runtime.block_on(fetcher.file(url, checksum.as_ref()))?;
+        let unpack = add.unpack == Some(true);
+        let pattern = match (file.name.as_str(), is_directory) {
+            ("", true) if !unpack => return Err(fetch::FetchError::NoName(url.to_owned()).into()),
+            ("", _) => "download".to_owned(),
+            (name, _) => name.to_owned(),
+        };
+        // A name may hold what a pattern would read as its own.
+        let pattern = pattern.replace('[', "\\[").replace('*', "\\*").replace('?', "\\?");
+        let origin = of(file.directory.path(), unpack);
+        Ok((file.directory, Source::Path { pattern, origin }))
     }
 }
 
-fn absolute(working_dir: &str, path: &str) -> String {
+pub(crate) fn absolute(working_dir: &str, path: &str) -> String {
     let joined = if path.starts_with('/') { path.to_owned() } else { format!("{working_dir}/{path}") };
     let mut parts: Vec<&str> = Vec::new();
     for part in joined.split('/') {
@@ -563,9 +651,10 @@ fn absolute(working_dir: &str, path: &str) -> String {
     format!("/{}{slash}", parts.join("/"))
 }
 
-fn words(command: &Command, config: &ImageConfig) -> Vec<String> {
+pub(crate) fn words(command: &Command, config: &ImageConfig) -> Vec<String> {
     match command {
         Command::Exec(words) => words.clone(),
+        Command::Shell(text) if text.is_empty() => Vec::new(),
         Command::Shell(text) => {
             let mut words = config.config.shell.clone();
             if words.is_empty() {
@@ -575,6 +664,37 @@ fn words(command: &Command, config: &ImageConfig) -> Vec<String> {
             words
         }
     }
+}
+
+/// `80`, `80/udp`, `8000-8010/tcp` as the config names ports.
+fn exposed(text: &str) -> Result<Vec<String>, StepError> {
+    const RANGE_MAX: u32 = 65_536; // all of them
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = protocol.to_ascii_lowercase();
+    let wrong = || StepError::Invalid(format!("`{text}` is not a port; write `80`, `53/udp` or `8000-8010`"));
+    // Where it would be published is not the image's to say.
+    let ports = ports.rsplit(':').next().unwrap_or(ports);
+    let (from, to) = ports.split_once('-').unwrap_or((ports, ports));
+    let number = |it: &str| it.parse::<u32>().ok().filter(|it| *it < RANGE_MAX).ok_or_else(wrong);
+    let (from, to) = (number(from)?, number(to)?);
+    if from > to || !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
+        return Err(wrong());
+    }
+    Ok((from..=to).map(|it| format!("{it}/{protocol}")).collect())
+}
+
+fn is_signal(text: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL",
+        "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
+        "TTIN", "TTOU", "UNUSED", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+    ];
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    text.parse::<u32>().is_ok_and(|it| (1..=64).contains(&it))
+        || NAMES.contains(&name)
+        || name.starts_with("RTMIN")
+        || name.starts_with("RTMAX")
 }
 
 fn health(check: Option<&Healthcheck>, config: &ImageConfig) -> serde_json::Value {
@@ -597,4 +717,26 @@ fn health(check: Option<&Healthcheck>, config: &ImageConfig) -> serde_json::Valu
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_signals_are_checked() {
+        for (text, want) in [
+            ("80", &["80/tcp"][..]),
+            ("53/UDP", &["53/udp"]),
+            ("8000-8002", &["8000/tcp", "8001/tcp", "8002/tcp"]),
+            ("127.0.0.1:8080:80", &["80/tcp"]),
+        ] {
+            assert_eq!(exposed(text).unwrap(), want, "{text}");
+        }
+        for bad in ["", "x", "80/http", "70000", "9-8"] {
+            assert!(exposed(bad).is_err(), "{bad}");
+        }
+        assert!(is_signal("SIGTERM") && is_signal("quit") && is_signal("9") && is_signal("SIGRTMIN+3"));
+        assert!(!is_signal("SIGNOT") && !is_signal("0"));
+    }
 }

@@ -102,6 +102,9 @@ mod tests {
         for (name, content) in entries {
             let mut header = tar::Header::new_gnu();
             header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             header.set_size(content.len() as u64);
             if name.ends_with('/') {
                 header.set_entry_type(tar::EntryType::Directory);

@@ -44,10 +44,13 @@ pub(crate) struct LayerRecord {
 }
 
 /// How a container's layer is to be committed.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct CommitOptions {
     /// Later modification times become this one (`SOURCE_DATE_EPOCH`).
     pub time_max: Option<i64>,
+    /// Relative paths that the container runtime made to mount something at, innermost first. Those that
+    /// are still empty go.
+    pub stubs: Vec<PathBuf>,
 }
 
 impl ImageStore {
@@ -189,7 +192,8 @@ impl ImageStore {
     pub fn commit_blocking(&self, id: &str, upper: &Path) -> Result<Layer> {
         let expected =
             self.inner.expected.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
-        remove_runtime_stubs(upper).map_err(io_error("clean", upper))?;
+        let expected = expected.unwrap_or_default();
+        remove_runtime_stubs(upper, &expected.stubs).map_err(io_error("clean", upper))?;
         let dir = self.scratch_dir()?;
         match fs::rename(upper, dir.path()) {
             Ok(()) => {
@@ -199,7 +203,7 @@ impl ImageStore {
             Err(it) if it.kind() == io::ErrorKind::CrossesDevices => copy_tree(upper, dir.path())?,
             Err(it) => return Err(io_error("move", upper)(it)),
         }
-        let layer = self.add_layer(dir, expected.unwrap_or_default())?;
+        let layer = self.add_layer(dir, expected)?;
         let bytes = serde_json::to_vec(&layer).expect("a layer is plain data");
         self.write_cache_file(&self.committed_path(id), &bytes)?;
         Ok(layer)

@@ -256,7 +256,8 @@ fn an_overlay_made_of_our_layers_shows_what_the_archives_say() {
     symlink("/etc/passwd", merged.join("link")).unwrap();
     let before = listing(&merged);
     assert!(Command::new("umount").arg(&merged).status().unwrap().success());
-    store.expect_commit("step/1", CommitOptions { time_max: Some(1_234_567_890) });
+    store
+        .expect_commit("step/1", CommitOptions { time_max: Some(1_234_567_890), ..CommitOptions::default() });
     store.commit_blocking("step/1", &at("upper")).unwrap();
     assert_eq!(fs::read_dir(at("upper")).unwrap().count(), 0, "moved, not copied");
     let layer = store.take_committed("step/1").unwrap();
@@ -344,7 +345,8 @@ async fn names_find_images_and_the_store_is_an_oci_layout() {
     let build = |text: &str| {
         let root = store.scratch_dir().unwrap();
         fs::write(root.path().join("file"), text).unwrap();
-        let layer = store.add_layer(root, CommitOptions { time_max: Some(0) }).unwrap();
+        let layer =
+            store.add_layer(root, CommitOptions { time_max: Some(0), ..CommitOptions::default() }).unwrap();
         let config = oci::ImageConfig {
             os: "linux".into(),
             architecture: oci::architecture().into(),

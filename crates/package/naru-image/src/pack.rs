@@ -191,7 +191,10 @@ fn attributes_of(path: &Path) -> Result<Attributes, PackError> {
 
 /// Takes out of a container's upper directory what the container runtime put there rather than the
 /// container: mount points under `/proc`, `/sys`, `/dev` and the files that were mounted over.
-pub fn remove_runtime_stubs(upper: &Path) -> io::Result<()> {
+pub fn remove_runtime_stubs(upper: &Path, mount_points: &[PathBuf]) -> io::Result<()> {
+    for stub in mount_points {
+        remove_empty(upper, stub)?;
+    }
     for directory in ["proc", "sys", "dev"] {
         let path = upper.join(directory);
         // A symbolic link here would be the image's own; it is left alone and not followed.
@@ -216,4 +219,27 @@ pub fn remove_runtime_stubs(upper: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes an empty file or directory below `root`, through no link: the container may have put one there.
+fn remove_empty(root: &Path, path: &Path) -> io::Result<()> {
+    use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+    use nix::sys::stat::{SFlag, fstatat};
+    use nix::unistd::{UnlinkatFlags, unlinkat};
+    let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let Ok(parent) = openat2(File::open(root)?, parent, how) else { return Ok(()) };
+    let Ok(stat) = fstatat(&parent, name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) else { return Ok(()) };
+    let flags = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFDIR => UnlinkatFlags::RemoveDir,
+        SFlag::S_IFREG if stat.st_size == 0 => UnlinkatFlags::NoRemoveDir,
+        _ => return Ok(()),
+    };
+    match unlinkat(&parent, name, flags) {
+        Ok(()) | Err(nix::errno::Errno::ENOTEMPTY | nix::errno::Errno::ENOENT) => Ok(()),
+        Err(it) => Err(it.into()),
+    }
 }

@@ -48,6 +48,11 @@ impl View {
         Self { layers: vec![path.to_owned()], masks: Vec::new(), shown: Vec::new() }
     }
 
+    /// One directory, all of it.
+    pub fn is_single(&self) -> bool {
+        self.layers.len() == 1 && self.masks.is_empty()
+    }
+
     /// The entry at a path that is relative and free of links and dots.
     pub fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
         'layers: for (index, layer) in self.layers.iter().enumerate() {

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
 
+mod image;
+mod oracle;
+
+use image::Image;
 use naru_image_tests::harness::{Daemon, text};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -120,5 +124,120 @@ fn an_uploaded_context_becomes_an_image_that_pods_run() {
         shown.contains("Bad:4:1") && shown.contains("exit code 7") && shown.contains("| before"),
         "{shown}"
     );
+    daemon.destroy();
+}
+
+/// Everything that a step can be given for its time, and nothing of it in the image.
+#[test]
+fn a_step_sees_its_mounts_and_leaves_no_trace_of_them() {
+    let daemon = Daemon::start();
+    let dir = context();
+    write(dir.path(), "src/a.txt", "content of a\n");
+    write(dir.path(), "token", "hush-hush-4711");
+    let base = "FROM scratch AS base\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
+    let dockerfile = format!(
+        r##"{base}FROM base AS files
+COPY src /src
+RUN echo made > /src/made
+FROM base
+WORKDIR /w
+RUN --mount=type=bind,from=files,source=/src,target=/mnt/files cat /mnt/files/a.txt /mnt/files/made > bound && ! touch /mnt/files/x
+RUN --mount=type=bind,source=src,target=ctx,rw touch ctx/new && ls ctx > listed
+RUN --mount=type=bind,from=files,source=/src/a.txt,target=/one cat /one > single
+RUN --mount=type=cache,id=c,target=/root/.cache/x,mode=0700 echo -n x >> /root/.cache/x/f
+RUN --mount=type=cache,id=c,target=/other,sharing=locked echo -n y >> /other/f; cp /other/f cached
+RUN --mount=type=cache,target=/seeded,from=files,source=/src cp /seeded/a.txt seeded
+RUN --mount=type=secret,id=token,mode=0444 cat /run/secrets/token; stat -c %a /run/secrets/token > mode
+RUN --mount=type=secret,id=token,env=TOKEN,target=/tok echo "${{#TOKEN}} $(cat /tok | wc -c)" > lengths
+RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent
+RUN --mount=type=tmpfs,target=/scratch,size=64k grep -q '/scratch tmpfs' /proc/mounts && touch /scratch/a
+RUN --network=none ls /sys/class/net > net
+RUN <<EOF
+echo "a script in $PWD" > heredoc
+EOF
+RUN <<'EOF'
+#!/bin/awk -f
+BEGIN {{ print "awk " 1+1 > "program" }}
+EOF
+RUN cat <<A > both && cat <<-"B" >> both
+one $HOSTNAME_UNSET.
+A
+	two $TWO
+	B
+COPY <<-one <<"two" /docs/
+	dir $PWD_UNSET.
+one
+raw $X
+two
+"##
+    );
+    write(dir.path(), "Dockerfile", &dockerfile);
+    let secret = format!("id=token,src={}", dir.path().join("token").display());
+    let archive = dir.path().join("image.oci");
+    let output = format!("type=oci,dest={}", archive.display());
+    write(dir.path(), ".dockerignore", "image.oci\ntoken\n");
+    let built = build(&daemon, dir.path(), &["-t", "mounts", "--secret", &secret, "-o", &output]);
+    let shown = String::from_utf8_lossy(&built.stderr).into_owned();
+    assert!(built.status.success(), "{shown}");
+    let image = Image::read(&archive);
+    for (name, want) in [
+        ("bound", "content of a\nmade\n"),
+        ("listed", "a.txt\nnew\n"),
+        ("single", "content of a\n"),
+        ("cached", "xy"),
+        ("seeded", "content of a\n"),
+        ("mode", "444\n"),
+        ("lengths", "14 14\n"),
+        ("net", "lo\n"),
+        ("heredoc", "a script in /w\n"),
+        ("program", "awk 2\n"),
+        ("both", "one .\ntwo $TWO\n"),
+    ] {
+        let want = format!("file 644 0:0 {want:?}");
+        assert_eq!(image.tree.get(&format!("w/{name}")), Some(&want), "{name}: {shown}");
+    }
+    assert_eq!(image.tree["docs/one"], "file 644 0:0 \"dir .\\n\"");
+    assert_eq!(image.tree["docs/two"], "file 644 0:0 \"raw $X\\n\"");
+    for gone in ["mnt", "one", "root", "other", "seeded", "run", "tok", "scratch", "w/ctx", "dev"] {
+        assert_eq!(image.tree.get(gone), None, "{gone} is left in the image");
+    }
+
+    // The secret is nowhere: not in the output, the log, the image, or any object that is left.
+    let everything = [
+        shown.clone(),
+        image.config.to_string(),
+        String::from_utf8_lossy(&image.layers.concat()).into_owned(),
+        text(&daemon.kubectl(&["get", "all,images,secrets,events", "-A", "-o", "yaml"])),
+        daemon.log(),
+    ];
+    for (index, text) in everything.iter().enumerate() {
+        assert!(!text.contains("hush-hush"), "the secret is in number {index}");
+    }
+    assert!(shown.contains("***"), "{shown}");
+    let secrets = text(&daemon.kubectl(&["get", "secrets", "-o", "name"]));
+    assert!(!secrets.contains("build-"), "{secrets}");
+    let grep = Command::new("grep")
+        .args(["-rl", "hush-hush"])
+        .arg(daemon.data_dir().join("builds"))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&grep.stdout), "", "on the disk of the builder");
+
+    // A secret that must be there, and a fetch that must not be.
+    for (line, want) in [
+        ("RUN --mount=type=secret,id=none,required true", "the secret `none` was not given"),
+        ("ADD http://127.0.0.1:1/x /x", "only this machine may reach"),
+        ("ADD http://169.254.169.254/latest /x", "only this machine may reach"),
+        ("COPY .wh.x /y/", "hides another file"),
+    ] {
+        write(dir.path(), ".wh.x", "");
+        write(dir.path(), "Dockerfile", &format!("{base}{line}\n"));
+        let failed = build(&daemon, dir.path(), &[]);
+        let shown = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(
+            !failed.status.success() && shown.contains(want) && shown.contains("Dockerfile:4:1"),
+            "{shown}"
+        );
+    }
     daemon.destroy();
 }

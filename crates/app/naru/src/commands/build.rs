@@ -39,6 +39,9 @@ pub struct BuildArgs {
     pub build_args: Vec<String>,
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<String>,
+    /// What `RUN --mount=type=secret` sees: `id=NAME,src=FILE` or `id=NAME,env=VARIABLE`.
+    #[arg(long = "secret", value_name = "id=..,src=..")]
+    pub secrets: Vec<String>,
     /// What `FROM` or `COPY --from` mean by a name: a directory, or `docker-image://name`.
     #[arg(long = "build-context", value_name = "NAME=DIRECTORY")]
     pub build_contexts: Vec<String>,
@@ -88,6 +91,7 @@ impl BuildArgs {
             target: None,
             build_args: Vec::new(),
             labels: Vec::new(),
+            secrets: Vec::new(),
             build_contexts: Vec::new(),
             platforms: Vec::new(),
             no_cache: false,
@@ -148,7 +152,8 @@ pub async fn make(global: &Global, args: &BuildArgs) -> Result<Option<BuiltImage
         pull: args.pull,
         ..ImageSpec::default()
     };
-    let image = naru_builder::submit(&client, NAMESPACE, Order { spec, ..Order::default() }).await?;
+    let order = Order { spec, secrets: secrets(&args.secrets)?, ..Order::default() };
+    let image = naru_builder::submit(&client, NAMESPACE, order).await?;
     let name = naru_objects::name_of(&image).to_owned();
     let built = tokio::select! {
         built = follow(&remote, &name, args) => built?,
@@ -285,6 +290,42 @@ fn build_args(given: &[String]) -> Result<BTreeMap<String, String>> {
     // What a build asked to be reproducible says once for all tools.
     if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
         out.entry("SOURCE_DATE_EPOCH".into()).or_insert(epoch);
+    }
+    Ok(out)
+}
+
+/// `id=NAME,src=FILE`, `id=NAME,env=VARIABLE`, or `id=NAME`: then the variable, or else the file, of that
+/// name.
+fn secrets(given: &[String]) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut out = BTreeMap::new();
+    for text in given {
+        let (mut id, mut file, mut variable) = (None, None, None);
+        for part in text.split(',') {
+            match part.split_once('=') {
+                Some(("id", it)) => id = Some(it.to_owned()),
+                Some(("src" | "source", it)) => file = Some(PathBuf::from(it)),
+                Some(("env", it)) => variable = Some(it.to_owned()),
+                Some(("type", "file" | "env")) => {}
+                _ => {
+                    return Err(Error::new(format!("`{part}` of the secret is not understood"))
+                        .hint("write `--secret id=NAME,src=FILE` or `--secret id=NAME,env=VARIABLE`"));
+                }
+            }
+        }
+        let Some(id) = id.filter(|it| !it.is_empty()) else {
+            return Err(Error::new("a secret needs an id").hint("write `--secret id=NAME,src=FILE`"));
+        };
+        let of_variable = |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
+        let value = match (file, variable) {
+            (Some(path), _) => std::fs::read(&path).context(|| format!("cannot read {}", path.display()))?,
+            (None, Some(name)) => of_variable(&name)
+                .ok_or_else(|| Error::new(format!("the secret `{id}` is empty: `{name}` is not set")))?,
+            (None, None) => match of_variable(&id) {
+                Some(value) => value,
+                None => std::fs::read(&id).context(|| format!("there is no variable and no file `{id}`"))?,
+            },
+        };
+        out.insert(id, value);
     }
     Ok(out)
 }
