@@ -45,7 +45,7 @@ impl Daemon {
         // Two test processes on one machine must not share a bridge, so the pid is part of it.
         let unique = (std::process::id() * 31 + number * 7) % 10_000;
         let bridge = format!("nt{unique}");
-        let [http, api, gateway] = free_ports();
+        let [http, api, gateway, gateway_tls] = free_ports();
         let mut args: Vec<String> = [
             "--data-dir",
             &dir.path().join("data").display().to_string(),
@@ -58,6 +58,8 @@ impl Daemon {
             &format!("127.0.0.1:{api}"),
             "--gateway",
             &format!("127.0.0.1:{gateway}"),
+            "--gateway-tls",
+            &format!("127.0.0.1:{gateway_tls}"),
             "--bridge",
             &bridge,
             "--subnet",
@@ -272,8 +274,8 @@ fn spawn(args: &[String], dir: &Path) -> (Child, Value) {
     (child, endpoints)
 }
 
-fn free_ports() -> [u16; 3] {
-    [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap()).map(|it| it.local_addr().unwrap().port())
+fn free_ports() -> [u16; 4] {
+    [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").unwrap()).map(|it| it.local_addr().unwrap().port())
 }
 
 /// Everything on the machine that still speaks of a daemon: mounts, links, processes, nftables tables.

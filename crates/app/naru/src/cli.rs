@@ -122,6 +122,17 @@ pub enum Command {
     PostReceive,
 }
 
+const LOOPBACK: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const GATEWAY: SocketAddr = SocketAddr::new(LOOPBACK, 8080);
+const GATEWAY_TLS: SocketAddr = SocketAddr::new(LOOPBACK, 8443);
+
+impl ServeArgs {
+    /// Whoever chose where HTTP is served also chooses for HTTPS.
+    pub fn gateway_tls(&self) -> Option<SocketAddr> {
+        self.gateway_tls.or((self.gateway == GATEWAY).then_some(GATEWAY_TLS))
+    }
+}
+
 #[derive(Args, Clone)]
 pub struct ServeArgs {
     /// Git, registry, metrics and health over HTTP.
@@ -131,8 +142,12 @@ pub struct ServeArgs {
     #[arg(long, default_value = "127.0.0.1:6443")]
     pub api: SocketAddr,
     /// The apps' traffic.
-    #[arg(long, default_value = "127.0.0.1:8080")]
+    #[arg(long, default_value_t = GATEWAY)]
     pub gateway: SocketAddr,
+    /// The apps' traffic over TLS, with the certificates of Gateways and Ingresses. [default: 127.0.0.1:8443,
+    /// or nowhere if --gateway is given without it]
+    #[arg(long)]
+    pub gateway_tls: Option<SocketAddr>,
     /// The bridge that pods are connected to.
     #[arg(long, default_value = "naru0")]
     pub bridge: String,

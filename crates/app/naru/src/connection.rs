@@ -13,6 +13,8 @@ pub struct Endpoints {
     pub api: String,
     pub http: String,
     pub gateway: String,
+    #[serde(default)]
+    pub gateway_tls: Option<String>,
     pub kubeconfig: PathBuf,
 }
 

@@ -100,10 +100,16 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     api.publish(api_for_pods).await?;
     let gateway_listener = listen(args.gateway).await?;
     let gateway_address = gateway_listener.local_addr()?;
+    let tls_listener = match args.gateway_tls() {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let tls_address = tls_listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
     let gateway = Gateway::start(
         naru_gateway::Config { backend_header: args.backend_header, ..naru_gateway::Config::default() },
         gateway_listener,
+        tls_listener,
         client.clone(),
         shutdown.clone(),
     );
@@ -113,6 +119,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         api: format!("https://{api_address}"),
         http: format!("http://{}", reachable(http_address)),
         gateway: format!("http://{}", reachable(gateway_address)),
+        gateway_tls: tls_address.map(|it| format!("https://{}", reachable(it))),
         kubeconfig,
     };
     write_private(&connection::endpoints_path(data_dir), &serde_json::to_string(&endpoints)?)?;
@@ -429,8 +436,9 @@ fn disk_budget(text: &str, data_dir: &Path) -> Result<u64> {
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
     // A successor of a killed daemon may find the address in use for a moment only by another program.
     TcpListener::bind(address).await.map_err(|it| {
-        Error::new(format!("cannot listen on {address}: {it}"))
-            .hint("stop what uses the port, or choose another with --listen, --api or --gateway")
+        Error::new(format!("cannot listen on {address}: {it}")).hint(
+            "stop what uses the port, or choose another with --listen, --api, --gateway or --gateway-tls",
+        )
     })
 }
 

@@ -357,6 +357,12 @@ impl Client {
         Cache::start(self.clone(), *kind, namespace.map(str::to_owned), by_labels(selector))
     }
 
+    /// A copy of those objects of a kind that a field selector chooses, such as `type=kubernetes.io/tls`.
+    pub fn cache_where(&self, kind: &Kind, namespace: Option<&str>, fields: &str) -> Cache {
+        let query = format!("fieldSelector={}", percent_encode(fields));
+        Cache::start(self.clone(), *kind, namespace.map(str::to_owned), query)
+    }
+
     /// A copy of one object by its name, for as long as the cache lives.
     pub fn cache_named(&self, kind: &Kind, namespace: &str, name: &str) -> Cache {
         let query = format!("fieldSelector=metadata.name%3D{}", percent_encode(name));

@@ -1,7 +1,5 @@
 //! Ingresses as routes: each becomes an HTTPRoute of a Gateway of our own, and goes the same way from
-//! there. Pure.
-//!
-//! Certificates of `spec.tls` are not served by this gateway; the warning at the Ingress says so.
+//! there, with a listener for each certificate of `spec.tls`. Pure.
 
 use std::sync::Arc;
 
@@ -10,7 +8,7 @@ use serde_json::{Value, json};
 use crate::GATEWAY_CLASS;
 
 /// Of the Gateway that all Ingresses belong to; no object can have such a name.
-const GATEWAY: &str = "(ingress)";
+pub const GATEWAY: &str = "(ingress)";
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 /// As an IngressClass names its controller.
@@ -29,11 +27,29 @@ pub fn is_ours(ingress: &Value, classes: &[Arc<Value>]) -> bool {
 }
 
 /// The Gateway of the Ingresses.
-pub fn gateway() -> Value {
+pub fn gateway(ingresses: &[&Arc<Value>]) -> Value {
+    let all = json!({"namespaces": {"from": "All"}});
+    let mut listeners = vec![json!({"name": "http", "protocol": "HTTP", "port": 80, "allowedRoutes": all})];
+    for ingress in ingresses {
+        let place = &ingress["metadata"]["namespace"];
+        for tls in items(&ingress["spec"]["tls"]) {
+            // Without hosts it is the certificate for all that have none of their own.
+            let any = [json!("")];
+            let hosts = match items(&tls["hosts"]) {
+                [] => &any[..],
+                hosts => hosts,
+            };
+            for host in hosts {
+                listeners.push(json!({
+                    "name": format!("{}/{}", place.as_str().unwrap_or_default(), naru_objects::name_of(ingress)),
+                    "protocol": "HTTPS", "port": 443, "hostname": host, "allowedRoutes": all,
+                    "tls": {"certificateRefs": [{"name": tls["secretName"], "namespace": place}]}}));
+            }
+        }
+    }
     json!({
         "metadata": {"name": GATEWAY, "namespace": GATEWAY},
-        "spec": {"gatewayClassName": GATEWAY_CLASS, "listeners": [
-            {"name": "http", "protocol": "HTTP", "port": 80, "allowedRoutes": {"namespaces": {"from": "All"}}}]},
+        "spec": {"gatewayClassName": GATEWAY_CLASS, "listeners": listeners},
     })
 }
 

@@ -13,20 +13,25 @@
 //! use naru_gateway::{Config, Gateway};
 //! let listener = tokio::net::TcpListener::bind("0.0.0.0:80").await?;
 //! let shutdown = tokio_util::sync::CancellationToken::new();
-//! let gateway = Gateway::start(Config::default(), listener, client, shutdown);
+//! let gateway = Gateway::start(Config::default(), listener, None, client, shutdown);
 //! print!("{}", gateway.metrics_text());
 //! # Ok(()) }
 //! ```
 
+mod certificates;
+mod connection;
 mod control;
 mod filters;
+mod hosts;
 mod ingress;
+mod message;
 mod metrics;
 mod pool;
 mod proxy;
 mod rules;
 mod status;
 mod table;
+mod tls;
 
 #[cfg(test)]
 mod proxy_test;
@@ -34,6 +39,7 @@ mod proxy_test;
 pub use table::{Objects, Table, compile};
 
 use arc_swap::ArcSwap;
+use hosts::Scheme;
 use metrics::Metrics;
 use naru_client::Client;
 use std::net::SocketAddr;
@@ -100,15 +106,28 @@ impl Shared {
 
 impl Gateway {
     /// Serves on a bound listener by the cluster's objects until `shutdown`.
-    pub fn start(config: Config, listener: TcpListener, client: Client, shutdown: CancellationToken) -> Self {
-        let gateway = Self::serve(config, listener, shutdown.clone());
-        let address = gateway.address.ip().to_string();
-        tokio::spawn(control::run(client, Arc::clone(&gateway.shared), address, shutdown));
+    /// With a second listener HTTPS is served there.
+    pub fn start(
+        config: Config,
+        listener: TcpListener,
+        tls_listener: Option<TcpListener>,
+        client: Client,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let has_tls = tls_listener.is_some();
+        let gateway = Self::serve(config, listener, tls_listener, shutdown.clone());
+        let doors = status::Doors { address: gateway.address.ip().to_string(), has_tls };
+        tokio::spawn(control::run(client, Arc::clone(&gateway.shared), doors, shutdown));
         gateway
     }
 
     /// Serves by whatever table it is given: the data plane alone.
-    fn serve(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Self {
+    fn serve(
+        config: Config,
+        listener: TcpListener,
+        tls_listener: Option<TcpListener>,
+        shutdown: CancellationToken,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if config.threads == 0 { cores.min(4) } else { config.threads };
         let shared = Arc::new(Shared {
@@ -118,9 +137,12 @@ impl Gateway {
             metrics: Metrics::default(),
         });
         let address = listener.local_addr().expect("a bound listener has an address");
-        match listener.into_std() {
-            Ok(listener) => proxy::start(&shared, &listener, threads, &shutdown),
-            Err(error) => tracing::error!(%error, "the gateway cannot listen"),
+        for (listener, scheme) in [(Some(listener), Scheme::Http), (tls_listener, Scheme::Https)] {
+            match listener.map(TcpListener::into_std).transpose() {
+                Ok(Some(listener)) => proxy::start(&shared, &listener, scheme, threads, &shutdown),
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "the gateway cannot listen"),
+            }
         }
         Self { shared, address }
     }

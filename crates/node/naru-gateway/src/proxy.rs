@@ -5,23 +5,22 @@
 //! framing that a client sent.
 
 use crate::Shared;
+use crate::connection::{Peer, connection};
 use crate::filters;
+use crate::hosts::Scheme;
+use crate::message::{forwarded, is_idempotent, is_upgrade, remove_hop_by_hop, repeated};
 use crate::metrics::Series;
 use crate::pool::{Pool, Sender};
 use crate::table::{Backend, Endpoint, Rule, Table, Target};
+use crate::tls;
 use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::{Pin, pin};
@@ -34,9 +33,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-const HEAD_BYTES_MAX: usize = 64 * 1024; // of a request's head; larger ones get 431
-const HEADERS_MAX: usize = 100; // likewise
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30); // from the first byte, and for idle connections
+pub const HEAD_BYTES_MAX: usize = 64 * 1024; // of a request's head; larger ones get 431
+pub const HEADERS_MAX: usize = 100; // likewise
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30); // from the first byte, and for idle connections
 const CONNECTIONS_MAX: usize = 8_192; // per thread; further ones wait in the kernel
 const HELD_MAX: usize = 1_024; // requests that wait for a pod, per thread; further ones get their 503 at once
 const ATTEMPTS_MAX: usize = 4; // sends of one request; more would multiply an overload
@@ -47,15 +46,16 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50); // when the process is
 const START_GRACE: Duration = Duration::from_secs(30);
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_NARU_BACKEND: HeaderName = HeaderName::from_static("x-naru-backend");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Starts the serving threads.
-pub fn start(shared: &Arc<Shared>, listener: &StdListener, threads: usize, shutdown: &CancellationToken) {
+pub fn start(
+    shared: &Arc<Shared>,
+    listener: &StdListener,
+    scheme: Scheme,
+    threads: usize,
+    shutdown: &CancellationToken,
+) {
     for index in 0..threads {
         let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
         let listener = match listener.try_clone() {
@@ -65,33 +65,43 @@ pub fn start(shared: &Arc<Shared>, listener: &StdListener, threads: usize, shutd
         let body = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             match runtime {
-                Ok(runtime) => LocalSet::new().block_on(&runtime, serve(shared, listener, shutdown)),
+                Ok(runtime) => LocalSet::new().block_on(&runtime, serve(shared, listener, scheme, shutdown)),
                 Err(error) => tracing::error!(%error, "a gateway thread cannot start"),
             }
         };
-        if let Err(error) = std::thread::Builder::new().name(format!("gateway-{index}")).spawn(body) {
+        if let Err(error) = std::thread::Builder::new()
+            .name(format!(
+                "{}-{index}",
+                match scheme {
+                    Scheme::Http => "gateway",
+                    Scheme::Https => "gateway-tls",
+                }
+            ))
+            .spawn(body)
+        {
             tracing::error!(%error, "a gateway thread cannot start");
         }
     }
 }
 
 /// What a thread's connections have in common.
-struct Worker {
+pub struct Worker {
     shared: Arc<Shared>,
     table: RefCell<Cache<Arc<ArcSwap<Table>>, Arc<Table>>>,
     pool: Pool,
     started: Instant,
     held: Cell<usize>,
-    is_draining: Cell<bool>,
+    pub is_draining: Cell<bool>,
     /// Of every open connection, to tell it of the drain.
-    connections: RefCell<HashMap<u64, Option<Waker>>>,
+    pub connections: RefCell<HashMap<u64, Option<Waker>>>,
 }
 
-async fn serve(shared: Arc<Shared>, listener: StdListener, shutdown: CancellationToken) {
+async fn serve(shared: Arc<Shared>, listener: StdListener, scheme: Scheme, shutdown: CancellationToken) {
     let listener = match TcpListener::from_std(listener) {
         Ok(it) => it,
         Err(error) => return tracing::error!(%error, "the gateway cannot listen"),
     };
+    let acceptor = (scheme == Scheme::Https).then(|| Rc::new(tls::acceptor(&shared)));
     let worker = Rc::new(Worker {
         table: RefCell::new(Cache::new(Arc::clone(&shared.table))),
         shared,
@@ -116,7 +126,13 @@ async fn serve(shared: Arc<Shared>, listener: StdListener, shutdown: Cancellatio
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     worker.connections.borrow_mut().insert(id, None);
-                    tokio::task::spawn_local(connection(Rc::clone(&worker), id, stream, peer));
+                    tokio::task::spawn_local(connection(
+                        Rc::clone(&worker),
+                        id,
+                        stream,
+                        peer,
+                        acceptor.clone(),
+                    ));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the gateway cannot accept a connection");
@@ -136,41 +152,6 @@ async fn serve(shared: Arc<Shared>, listener: StdListener, shutdown: Cancellatio
     while !worker.connections.borrow().is_empty() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-async fn connection(worker: Rc<Worker>, id: u64, stream: TcpStream, peer: SocketAddr) {
-    let _ = stream.set_nodelay(true);
-    let client = HeaderValue::from_str(&peer.ip().to_string()).expect("an IP address is a header value");
-    let service_worker = Rc::clone(&worker);
-    let service = hyper::service::service_fn(move |request| {
-        let (worker, client) = (Rc::clone(&service_worker), client.clone());
-        async move { Ok::<_, Infallible>(answer(worker, client, request).await) }
-    });
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_header_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    let mut told = false;
-    let ended = std::future::poll_fn(|context| {
-        if !told {
-            if worker.is_draining.get() {
-                told = true;
-                connection.as_mut().graceful_shutdown();
-            } else if let Some(waker @ None) = worker.connections.borrow_mut().get_mut(&id) {
-                // Once: a task's waker stays the same.
-                *waker = Some(context.waker().clone());
-            }
-        }
-        connection.as_mut().poll(context)
-    });
-    if let Err(error) = ended.await {
-        tracing::debug!(%peer, %error, "a connection ended early");
-    }
-    worker.connections.borrow_mut().remove(&id);
 }
 
 /// Why a request is not forwarded.
@@ -210,7 +191,11 @@ fn check(request: &Request<Incoming>) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn answer(worker: Rc<Worker>, client: HeaderValue, mut request: Request<Incoming>) -> Response<Answer> {
+pub async fn answer(
+    worker: Rc<Worker>,
+    client: Rc<Peer>,
+    mut request: Request<Incoming>,
+) -> Response<Answer> {
     let started = Instant::now();
     let table = worker.table();
     let mut ticket = Ticket { series: Arc::clone(&table.unmatched), code: 499, started, counts_abort: false };
@@ -223,9 +208,15 @@ async fn answer(worker: Rc<Worker>, client: HeaderValue, mut request: Request<In
     }
     let is_upgrade = is_upgrade(request.headers());
     let upgrade = is_upgrade.then(|| hyper::upgrade::on(&mut request));
-    let mut request = forwarded(request, client, is_upgrade);
+    let mut request = forwarded(request, &client, is_upgrade);
+    let scheme = client.scheme;
     let table = if table.is_known { table } else { worker.first_table(started).await };
-    let Some(rule) = find(&table, &request) else {
+    if let Some(name) = &client.server_name
+        && !table.certificates.may_ask(name, host_of(&request))
+    {
+        return ticket.text(StatusCode::MISDIRECTED_REQUEST, "this connection was made for another host");
+    }
+    let Some(rule) = find(&table, scheme, &request) else {
         if !table.is_known {
             return ticket.text(StatusCode::SERVICE_UNAVAILABLE, "the gateway does not know its routes yet");
         }
@@ -233,7 +224,7 @@ async fn answer(worker: Rc<Worker>, client: HeaderValue, mut request: Request<In
     };
     let mut rule = Arc::clone(rule);
     drop(table);
-    if let Some(response) = redirected(&rule, &request) {
+    if let Some(response) = redirected(&rule, scheme, &request) {
         let (status, to) = response;
         let mut response = ticket.text(status, "the page is elsewhere");
         response.headers_mut().insert(filters::REDIRECT_HEADER, to);
@@ -264,8 +255,8 @@ async fn answer(worker: Rc<Worker>, client: HeaderValue, mut request: Request<In
             }
             let table = worker.table();
             let now = match &asked {
-                Some(asked) => find(&table, asked),
-                None => find(&table, &request),
+                Some(asked) => find(&table, scheme, asked),
+                None => find(&table, scheme, &request),
             };
             if let Some(now) = now {
                 rule = Arc::clone(now);
@@ -311,9 +302,12 @@ async fn answer(worker: Rc<Worker>, client: HeaderValue, mut request: Request<In
 }
 
 /// Where the rule sends the asker instead, if it does.
-fn redirected<B>(rule: &Rule, request: &Request<B>) -> Option<(StatusCode, HeaderValue)> {
-    let host = request.headers().get(HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
-    rule.filters.as_ref()?.redirect("http", host, request.uri(), rule.prefix())
+fn redirected<B>(rule: &Rule, scheme: Scheme, request: &Request<B>) -> Option<(StatusCode, HeaderValue)> {
+    rule.filters.as_ref()?.redirect(scheme.as_str(), host_of(request), request.uri(), rule.prefix())
+}
+
+fn host_of<B>(request: &Request<B>) -> &str {
+    request.headers().get(HOST).and_then(|it| it.to_str().ok()).unwrap_or_default()
 }
 
 /// A request without its body.
@@ -325,9 +319,8 @@ fn head<B>(request: &Request<B>) -> Request<()> {
     head
 }
 
-fn find<'a, B>(table: &'a Table, request: &Request<B>) -> Option<&'a Arc<Rule>> {
-    let host = request.headers().get(HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
-    table.find(host, request.uri(), request.method(), request.headers())
+fn find<'a, B>(table: &'a Table, scheme: Scheme, request: &Request<B>) -> Option<&'a Arc<Rule>> {
+    table.find(scheme, host_of(request), request.uri(), request.method(), request.headers())
 }
 
 /// The answer on its way back, its framing ours.
@@ -373,91 +366,6 @@ fn passed_back(
 fn mark(worker: &Worker, headers: &mut HeaderMap, target: &Target) {
     if worker.shared.config.backend_header {
         headers.insert(X_NARU_BACKEND, target.service.clone());
-    }
-}
-
-/// The request as the pod gets it.
-fn forwarded(request: Request<Incoming>, client: HeaderValue, is_upgrade: bool) -> Request<Outgoing> {
-    let (mut parts, body) = request.into_parts();
-    let upgrade = if is_upgrade { parts.headers.get(UPGRADE).cloned() } else { None };
-    remove_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(EXPECT); // answered by us once the pod reads the body
-    if let Some(protocol) = upgrade {
-        parts.headers.insert(UPGRADE, protocol);
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    }
-    if let Some(authority) = parts.uri.authority() {
-        // An absolute target says more than Host.
-        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
-            parts.headers.insert(HOST, host);
-        }
-        let path =
-            parts.uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
-        parts.uri = Uri::from(path);
-    }
-    // What a client claims about itself is replaced: nobody stands in front of this gateway.
-    parts.headers.insert(X_FORWARDED_FOR, client);
-    parts.headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    match parts.headers.get(HOST).cloned() {
-        Some(host) => parts.headers.insert(X_FORWARDED_HOST, host),
-        None => parts.headers.remove(X_FORWARDED_HOST),
-    };
-    parts.version = Version::HTTP_11;
-    let body = if body.is_end_stream() { Outgoing(None) } else { Outgoing(Some(body)) };
-    Request::from_parts(parts, body)
-}
-
-/// A second copy of a request without a body.
-fn repeated(request: &Request<Outgoing>) -> Request<Outgoing> {
-    let mut copy = Request::new(Outgoing(None));
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
-    )
-}
-
-fn is_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE)
-        && headers.get_all(CONNECTION).iter().any(|it| {
-            it.as_bytes().split(|it| *it == b',').any(|it| it.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-        })
-}
-
-/// Headers that are about one connection only, and those that `Connection` says are.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|it| it.as_bytes().split(|it| *it == b','))
-            .filter_map(|it| HeaderName::from_bytes(it.trim_ascii()).ok())
-            // Naming these would make us drop what the message needs.
-            .filter(|it| !matches!(*it, HOST | CONTENT_LENGTH | CONTENT_TYPE))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
-    for name in [
-        TRANSFER_ENCODING,
-        UPGRADE,
-        TE,
-        TRAILER,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-    ] {
-        headers.remove(name);
     }
 }
 
@@ -659,7 +567,7 @@ impl Drop for Answer {
 }
 
 /// The body of a request on its way to a pod.
-pub struct Outgoing(Option<Incoming>);
+pub struct Outgoing(pub Option<Incoming>);
 
 impl Body for Outgoing {
     type Data = Bytes;

@@ -116,7 +116,7 @@ impl Fixture {
         let shutdown = CancellationToken::new();
         let config =
             Config { backend_header: true, threads: 2, hold: Duration::from_secs(2), ..Config::default() };
-        Self { gateway: Gateway::serve(config, listener, shutdown.clone()), shutdown }
+        Self { gateway: Gateway::serve(config, listener, None, shutdown.clone()), shutdown }
     }
 
     /// Host `shop` to these services: name, weight, pods.
@@ -152,6 +152,7 @@ impl Fixture {
             services: &services,
             slices: &slices,
             grants: &[],
+            secrets: &[],
         };
         let previous = self.gateway.shared.table.load_full();
         let (table, _) = compile(objects, &self.gateway.shared.metrics, &previous);
@@ -471,7 +472,13 @@ async fn a_shutdown_lets_requests_finish_and_closes_the_idle() {
     assert!(
         TcpStream::connect(it.gateway.address()).await.is_err()
             || Table::default()
-                .find("", &http::Uri::from_static("/"), &http::Method::GET, &http::HeaderMap::new())
+                .find(
+                    crate::hosts::Scheme::Http,
+                    "",
+                    &http::Uri::from_static("/"),
+                    &http::Method::GET,
+                    &http::HeaderMap::new()
+                )
                 .is_none()
     );
 }

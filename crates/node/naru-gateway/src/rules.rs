@@ -4,6 +4,8 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;
 use std::time::Duration;
 
+use crate::certificates::is_tls;
+use crate::hosts::Scheme;
 use crate::table::{PathMatch, items};
 
 /// Longest schedule: weights are kept exact up to this sum and to a hundredth of a per cent beyond.
@@ -16,13 +18,13 @@ pub fn attach(
     parent: &Value,
     wanted: &[&str],
     is_same_namespace: bool,
-) -> Result<Vec<String>, &'static str> {
+) -> Result<Vec<(Scheme, String)>, &'static str> {
     let listeners = items(&gateway["spec"]["listeners"]).iter().filter(|listener| {
         let section = parent["sectionName"].as_str();
         let port = parent["port"].as_u64();
         section.is_none_or(|it| listener["name"] == it)
             && port.is_none_or(|it| listener["port"].as_u64() == Some(it))
-            && listener["protocol"] == "HTTP"
+            && (listener["protocol"] == "HTTP" || is_tls(listener))
     });
     let listeners: Vec<&Value> = listeners.collect();
     if listeners.is_empty() {
@@ -38,10 +40,11 @@ pub fn attach(
     let mut names = Vec::new();
     for listener in allowed {
         let own = listener["hostname"].as_str().unwrap_or_default();
+        let scheme = if is_tls(listener) { Scheme::Https } else { Scheme::Http };
         if wanted.is_empty() {
-            names.push(own.to_ascii_lowercase());
+            names.push((scheme, own.to_ascii_lowercase()));
         }
-        names.extend(wanted.iter().filter_map(|it| intersect(own, it)));
+        names.extend(wanted.iter().filter_map(|it| Some((scheme, intersect(own, it)?))));
     }
     if names.is_empty() { Err("NoMatchingListenerHostname") } else { Ok(names) }
 }

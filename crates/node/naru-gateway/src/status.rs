@@ -1,6 +1,7 @@
 //! What a route's status should say: pure.
 
 use crate::CONTROLLER;
+use crate::certificates::{ListenerFinding, is_tls};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -66,12 +67,22 @@ pub fn plan(finding: &Finding, now: &str) -> Option<Value> {
     (parents != existing).then(|| json!(parents))
 }
 
+/// What the process itself knows of its doors.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// Where the gateway is reached.
+    pub address: String,
+    /// Whether it listens for TLS at all.
+    pub has_tls: bool,
+}
+
 /// A Gateway's new status, or `None` if it says the same already. `attached` counts the routes that a
-/// listener takes, by its name; `address` is where the gateway is reached.
+/// listener takes, by its name; `certificates` has what was found out about the listeners with TLS.
 pub fn plan_gateway(
     gateway: &Value,
     attached: impl Fn(&str) -> usize,
-    address: &str,
+    certificates: &[ListenerFinding],
+    doors: &Doors,
     now: &str,
 ) -> Option<Value> {
     let generation = gateway["metadata"]["generation"].as_i64().unwrap_or(0);
@@ -91,25 +102,40 @@ pub fn plan_gateway(
     let listeners: Vec<Value> = listeners
         .iter()
         .map(|listener| {
-            let is_http = listener["protocol"] == "HTTP";
+            let is_served = listener["protocol"] == "HTTP" || is_tls(listener);
             let old = before["listeners"]
                 .as_array()
                 .and_then(|it| it.iter().find(|it| it["name"] == listener["name"]));
             let old = old.map_or(Value::Null, |it| it["conditions"].clone());
-            let kinds = match is_http {
+            let found = certificates.iter().find(|it| {
+                gateway["metadata"]["name"] == it.gateway.as_str()
+                    && gateway["metadata"]["namespace"] == it.namespace.as_str()
+                    && listener["name"] == it.listener.as_str()
+            });
+            let warning = found.and_then(|it| it.warning.as_deref()).unwrap_or_default();
+            let problem = found.and_then(|it| it.problem.as_ref());
+            let no_door = "the gateway does not listen for TLS: start it with `naru serve --gateway-tls ADDRESS`";
+            let kinds = match is_served {
                 true => [
                     ("Accepted", true, "Accepted", ""),
-                    ("Programmed", true, "Programmed", ""),
-                    ("ResolvedRefs", true, "ResolvedRefs", ""),
+                    match found {
+                        Some(_) if !doors.has_tls => ("Programmed", false, "Invalid", no_door),
+                        Some(it) if !it.is_served => ("Programmed", false, "Invalid", "there is no certificate to show"),
+                        _ => ("Programmed", true, "Programmed", ""),
+                    },
+                    match problem {
+                        Some((reason, message)) => ("ResolvedRefs", false, *reason, message.as_str()),
+                        None => ("ResolvedRefs", true, "ResolvedRefs", warning),
+                    },
                 ],
                 false => [
-                    ("Accepted", false, "UnsupportedProtocol", "only HTTP listeners are supported"),
+                    ("Accepted", false, "UnsupportedProtocol", "only listeners for HTTP, and for HTTPS that ends here, are supported"),
                     ("Programmed", false, "Invalid", ""),
                     ("ResolvedRefs", true, "ResolvedRefs", ""),
                 ],
             };
             json!({
-                "name": listener["name"], "attachedRoutes": if is_http { attached(listener["name"].as_str().unwrap_or_default()) } else { 0 },
+                "name": listener["name"], "attachedRoutes": if is_served { attached(listener["name"].as_str().unwrap_or_default()) } else { 0 },
                 "supportedKinds": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}],
                 "conditions": conditions(&old, &kinds),
             })
@@ -117,7 +143,7 @@ pub fn plan_gateway(
         .collect();
     let kinds = [("Accepted", true, "Accepted", ""), ("Programmed", true, "Programmed", "")];
     let after = json!({
-        "addresses": [{"type": "IPAddress", "value": address}],
+        "addresses": [{"type": "IPAddress", "value": doors.address}],
         "conditions": conditions(&before["conditions"], &kinds), "listeners": listeners,
     });
     ["addresses", "conditions", "listeners"].iter().any(|it| after[it] != before[it]).then_some(after)
@@ -144,7 +170,8 @@ mod tests {
         let parents = plan(&finding, "2026-01-02T00:00:00Z").unwrap();
         let gateway = json!({"spec": {"listeners": [
             {"name": "web", "protocol": "HTTP"}, {"name": "other", "protocol": "HTTP"}]}});
-        let status = plan_gateway(&gateway, |it| usize::from(it == "web"), "192.0.2.1", "now").unwrap();
+        let doors = Doors { address: "192.0.2.1".into(), has_tls: false };
+        let status = plan_gateway(&gateway, |it| usize::from(it == "web"), &[], &doors, "now").unwrap();
         let attached =
             ["0", "1"].map(|at| status.pointer(&format!("/listeners/{at}/attachedRoutes")).unwrap().clone());
         assert_eq!((attached, &status["addresses"][0]["value"]), ([json!(1), json!(0)], &json!("192.0.2.1")));

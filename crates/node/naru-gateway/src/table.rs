@@ -4,7 +4,9 @@
 //! A rule that we cannot honour answers 500 and says so in its route's status; it does not disturb others.
 
 use crate::GATEWAY_CLASS;
+use crate::certificates::Certificates;
 use crate::filters::{self, Filters};
+use crate::hosts::{Hosts, Scheme};
 use crate::metrics::{Metrics, Series};
 use crate::rules::{Match, attach, duration, read_match, schedule, unsupported_in};
 use crate::status::Finding;
@@ -27,16 +29,16 @@ pub struct Objects<'a> {
     pub slices: &'a [Arc<Value>],
     /// ReferenceGrants: who may name what of another namespace.
     pub grants: &'a [Arc<Value>],
+    /// Secrets of the type `kubernetes.io/tls`.
+    pub secrets: &'a [Arc<Value>],
 }
 
 /// Where every request goes.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// By host name in lower case, without port.
-    hosts: HashMap<String, Vec<Arc<Rule>>>,
-    /// By suffix with its dot, longest first: `*.example.com` is `.example.com`.
-    wildcards: Vec<(String, Vec<Arc<Rule>>)>,
-    any: Vec<Arc<Rule>>,
+    http: Hosts,
+    https: Hosts,
+    pub(crate) certificates: Certificates,
     pub(crate) unmatched: Arc<Series>,
     /// False before the objects have been seen: then nobody can tell what is not routed.
     pub(crate) is_known: bool,
@@ -56,7 +58,7 @@ pub struct Rule {
     schedule: Box<[u16]>,
     turn: AtomicU64,
     /// Oldest first, as the Gateway API breaks ties.
-    age: String,
+    pub(crate) age: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,32 +95,19 @@ pub struct Endpoint {
 
 impl Table {
     /// The rule for a request, if there is one.
-    pub fn find(&self, host: &str, uri: &Uri, method: &Method, headers: &HeaderMap) -> Option<&Arc<Rule>> {
-        let in_list =
-            |rules: &'_ Vec<Arc<Rule>>| rules.iter().position(|it| it.matches(uri, method, headers));
-        let host = host_name(host);
-        let lower;
-        let host = match host.bytes().any(|it| it.is_ascii_uppercase()) {
-            true => {
-                lower = host.to_ascii_lowercase();
-                lower.as_str()
-            }
-            false => host,
+    pub fn find(
+        &self,
+        scheme: Scheme,
+        host: &str,
+        uri: &Uri,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Option<&Arc<Rule>> {
+        let hosts = match scheme {
+            Scheme::Http => &self.http,
+            Scheme::Https => &self.https,
         };
-        if let Some(rules) = self.hosts.get(host)
-            && let Some(index) = in_list(rules)
-        {
-            return Some(&rules[index]);
-        }
-        for (suffix, rules) in &self.wildcards {
-            if host.len() > suffix.len()
-                && host.ends_with(suffix.as_str())
-                && let Some(index) = in_list(rules)
-            {
-                return Some(&rules[index]);
-            }
-        }
-        in_list(&self.any).map(|index| &self.any[index])
+        hosts.find(host, uri, method, headers)
     }
 }
 
@@ -126,14 +115,6 @@ impl Table {
 fn has_parameter(query: &str, name: &str, value: &str) -> bool {
     let mut pairs = query.split('&').map(|it| it.split_once('=').unwrap_or((it, "")));
     pairs.find(|it| it.0 == name).is_some_and(|it| it.1 == value)
-}
-
-/// Without the port; an IPv6 address keeps its brackets.
-fn host_name(host: &str) -> &str {
-    match host.rfind(':') {
-        Some(colon) if !host[colon..].contains(']') => &host[..colon],
-        _ => host,
-    }
 }
 
 impl Rule {
@@ -144,7 +125,7 @@ impl Rule {
         }
     }
 
-    fn matches(&self, uri: &Uri, method: &Method, headers: &HeaderMap) -> bool {
+    pub(crate) fn matches(&self, uri: &Uri, method: &Method, headers: &HeaderMap) -> bool {
         let path = uri.path();
         let path_matches = match &self.path {
             PathMatch::Exact(it) => path == it,
@@ -184,7 +165,7 @@ impl Rule {
     }
 
     /// Exact paths, then long prefixes, then methods, then more headers, then more parameters, then older routes.
-    fn precedence(&self) -> (u8, usize, u8, usize, usize) {
+    pub(crate) fn precedence(&self) -> (u8, usize, u8, usize, usize) {
         let (kind, length) = match &self.path {
             PathMatch::Exact(it) => (1, it.len()),
             PathMatch::Prefix(it) => (0, it.len()),
@@ -229,14 +210,9 @@ pub fn compile(objects: Objects<'_>, metrics: &Metrics, previous: &Table) -> (Ta
     routes.sort_by_key(|it| (age_of(it), namespace_of(it).to_owned(), name_of(it).to_owned()));
     let findings = routes.into_iter().filter_map(|it| builder.route(it)).collect();
     let mut table = builder.table;
-    let sort = |rules: &mut Vec<Arc<Rule>>| {
-        // Stable, and routes came oldest first.
-        rules.sort_by(|a, b| b.precedence().cmp(&a.precedence()).then_with(|| a.age.cmp(&b.age)));
-    };
-    table.hosts.values_mut().for_each(sort);
-    table.wildcards.iter_mut().for_each(|(_, it)| sort(it));
-    table.wildcards.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
-    sort(&mut table.any);
+    // Stable, and routes came oldest first.
+    table.http.sort();
+    table.https.sort();
     (table, findings)
 }
 
@@ -269,7 +245,7 @@ impl Builder<'_> {
     fn route(&mut self, route: &Arc<Value>) -> Option<Finding> {
         let spec = &route["spec"];
         let mut finding = Finding::of(route);
-        let mut hostnames: Vec<String> = Vec::new();
+        let mut hostnames: Vec<(Scheme, String)> = Vec::new();
         for parent in items(&spec["parentRefs"]) {
             let namespace = parent["namespace"].as_str().unwrap_or(namespace_of(route));
             let name = parent["name"].as_str().unwrap_or_default();
@@ -297,7 +273,7 @@ impl Builder<'_> {
         route: &Value,
         index: usize,
         rule: &Value,
-        hostnames: &[String],
+        hostnames: &[(Scheme, String)],
         finding: &mut Finding,
     ) {
         let route_name = format!("{}/{}", namespace_of(route), name_of(route));
@@ -351,21 +327,12 @@ impl Builder<'_> {
                 turn: AtomicU64::new(0),
                 age: age_of(route),
             });
-            for host in hostnames {
-                let rules = match host.strip_prefix('*') {
-                    None if host.is_empty() => &mut self.table.any,
-                    None => self.table.hosts.entry(host.clone()).or_default(),
-                    Some(suffix) => {
-                        let at = self.table.wildcards.iter().position(|(it, _)| it == suffix).unwrap_or_else(
-                            || {
-                                self.table.wildcards.push((suffix.to_owned(), Vec::new()));
-                                self.table.wildcards.len() - 1
-                            },
-                        );
-                        &mut self.table.wildcards[at].1
-                    }
+            for (scheme, host) in hostnames {
+                let hosts = match scheme {
+                    Scheme::Http => &mut self.table.http,
+                    Scheme::Https => &mut self.table.https,
                 };
-                rules.push(Arc::clone(&compiled));
+                hosts.add(host, Arc::clone(&compiled));
             }
         }
     }
@@ -498,8 +465,14 @@ mod tests {
     }
 
     fn compiled(all: &[Vec<Arc<Value>>; 4], previous: &Table) -> (Table, Vec<Finding>) {
-        let objects =
-            Objects { gateways: &all[0], routes: &all[1], services: &all[2], slices: &all[3], grants: &[] };
+        let objects = Objects {
+            gateways: &all[0],
+            routes: &all[1],
+            services: &all[2],
+            slices: &all[3],
+            grants: &[],
+            secrets: &[],
+        };
         compile(objects, &Metrics::default(), previous)
     }
 
@@ -507,7 +480,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-beta", HeaderValue::from_static("1"));
         let headers = if path.ends_with("beta") { headers } else { HeaderMap::new() };
-        let rule = table.find(host, &path.parse().unwrap(), &Method::GET, &headers)?;
+        let rule = table.find(Scheme::Http, host, &path.parse().unwrap(), &Method::GET, &headers)?;
         Some(rule.next()?.service.to_str().unwrap().to_owned())
     }
 
@@ -573,7 +546,9 @@ mod tests {
         ]));
         let (table, findings) = compiled(&all, &Table::default());
         let target = |path: &str| {
-            let rule = table.find("a.test", &path.parse().unwrap(), &Method::GET, &HeaderMap::new()).unwrap();
+            let rule = table
+                .find(Scheme::Http, "a.test", &path.parse().unwrap(), &Method::GET, &HeaderMap::new())
+                .unwrap();
             [rule.next().unwrap().backend.is_some(), rule.next().map(|it| it.backend.is_some()).unwrap()]
         };
         assert_eq!(target("/old"), [false, false]);

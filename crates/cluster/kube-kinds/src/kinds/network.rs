@@ -22,11 +22,6 @@ pub(super) fn rows() -> Vec<Kind> {
             default: |object| set_initial_status(object, json!({"loadBalancer": {}})),
             validate: ingress_rules,
             columns: INGRESS,
-            warnings: |object| {
-                let has_tls = object["spec"]["tls"].as_array().is_some_and(|it| !it.is_empty());
-                let warning = "spec.tls is stored but not acted on: the gateway of this node serves HTTP";
-                has_tls.then(|| warning.to_string()).into_iter().collect()
-            },
             has_status: true,
             has_generation: true,
             ..row(GROUP, "v1", "Ingress", "ingresses", Namespaced, &["ing"])
