@@ -155,6 +155,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         gateway: gateway.clone(),
         node: node.clone(),
         builds: builds.clone(),
+        images: images.clone(),
         token: secret_text(&connection::push_token_path(data_dir))?,
     });
     let mut servers = vec![tokio::spawn(http::serve(listener, router.clone(), shutdown.clone()))];

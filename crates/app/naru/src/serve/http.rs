@@ -21,6 +21,7 @@ pub struct Parts {
     pub node: Node,
     pub builds: BuildLogs,
     pub keeper: Keeper,
+    pub images: naru_image::ImageStore,
     /// What a client shows to follow builds.
     pub token: String,
 }
@@ -31,6 +32,9 @@ pub fn router(parts: Parts) -> Router {
         .route("/metrics", get(metrics))
         .with_state((parts.gateway, parts.node))
         .merge(builds(parts.builds, parts.token.clone()))
+        .merge(
+            Router::new().route("/blobs/{digest}", get(blob)).with_state((parts.images, parts.token.clone())),
+        )
         .merge(Router::new().route("/disk", get(disk).post(tidy)).with_state((parts.keeper, parts.token)))
         .nest("/git", naru_git::router(parts.git))
         .merge(parts.registry.router())
@@ -39,6 +43,25 @@ pub fn router(parts: Parts) -> Router {
 /// What happens in builds. Their output may tell more than their images, so it asks for the token.
 fn builds(logs: BuildLogs, token: String) -> Router {
     Router::new().route("/builds/{image}/events", get(build_events)).with_state((logs, token))
+}
+
+/// A part of an image that was built, whatever its name: the registry only gives what its repositories hold.
+async fn blob(
+    State((images, token)): State<(naru_image::ImageStore, String)>,
+    Path(digest): Path<String>,
+    headers: http::HeaderMap,
+) -> Response {
+    if !knows(&token, &headers) {
+        return (http::StatusCode::UNAUTHORIZED, NEEDS_TOKEN).into_response();
+    }
+    let unknown = || (http::StatusCode::NOT_FOUND, "there is no such content\n").into_response();
+    let Ok(digest) = naru_image::Digest::parse(&digest) else { return unknown() };
+    match tokio::fs::File::open(images.blob_path(&digest)).await {
+        Ok(file) => {
+            Body::from_stream(tokio_util::io::ReaderStream::with_capacity(file, 256 * 1024)).into_response()
+        }
+        Err(_) => unknown(),
+    }
 }
 
 const NEEDS_TOKEN: &str = "this needs the push token, as Bearer (`naru token` prints it)\n";
@@ -81,8 +104,7 @@ async fn build_events(
     headers: http::HeaderMap,
 ) -> Response {
     if !knows(&token, &headers) {
-        let why = "following a build needs the push token, as Bearer (`naru token` prints it)\n";
-        return (http::StatusCode::UNAUTHORIZED, why).into_response();
+        return (http::StatusCode::UNAUTHORIZED, NEEDS_TOKEN).into_response();
     }
     let events = logs.follow(&image).map(Ok::<_, std::convert::Infallible>);
     ([("content-type", "application/x-ndjson")], Body::from_stream(events)).into_response()

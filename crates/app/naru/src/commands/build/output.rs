@@ -68,7 +68,8 @@ impl Output {
     }
 
     pub async fn write(&self, remote: &Remote, image: &BuiltImage) -> Result<()> {
-        let bytes = remote.manifest(&image.digest).await?;
+        let mut bytes = Vec::new();
+        remote.blob(&image.digest, &mut bytes).await?;
         let manifest: Manifest = serde_json::from_slice(&bytes)?;
         let mut blobs = Vec::new();
         for descriptor in std::iter::once(&manifest.config).chain(&manifest.layers) {

@@ -96,17 +96,7 @@ impl Remote {
 
     /// A blob of the daemon's store.
     pub async fn blob(&self, digest: &Digest, to: &mut (dyn Write + Send)) -> Result<()> {
-        self.fetch(&format!("blobs/{digest}"), to).await
-    }
-
-    pub async fn manifest(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.fetch(&format!("manifests/{digest}"), &mut bytes).await?;
-        Ok(bytes)
-    }
-
-    async fn fetch(&self, what: &str, to: &mut (dyn Write + Send)) -> Result<()> {
-        let url = format!("{}/v2/{CONTEXTS_REPOSITORY}/{what}", self.base);
+        let url = format!("{}/blobs/{digest}", self.base);
         let answer = self.http.get(&url).bearer_auth(&self.token).send().await;
         let answer = answer.and_then(reqwest::Response::error_for_status).context(|| self.silent())?;
         let mut reader =
