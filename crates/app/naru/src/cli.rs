@@ -52,6 +52,11 @@ pub enum Command {
     Down(commands::compose::down::DownArgs),
     /// A compose file as plain Kubernetes YAML: `naru export | kubectl diff -f -`.
     Export(commands::compose::export::ExportArgs),
+    /// What an image wastes and gives away, and what it is made of.
+    Image {
+        #[command(subcommand)]
+        command: commands::image::ImageCommand,
+    },
     /// Run a command in one of an app's pods: `naru exec shop -- ls /`.
     Exec(commands::exec::ExecArgs),
     /// Bring an earlier release back as a whole: `naru rollback shop`.
@@ -246,6 +251,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Up(args) => commands::compose::up::run(&global, &args).await,
             Command::Down(args) => commands::compose::down::run(&global, &args).await,
             Command::Export(args) => commands::compose::export::run(&global, &args).await,
+            Command::Image { command } => commands::image::run(&global, &command).await,
             Command::Exec(args) => commands::exec::run(&global, &args).await,
             Command::Rollback { app, to } => commands::rollback::run(&global, &app, to.as_deref()).await,
             Command::Trace { change } => commands::trace::run(&global, &change).await,

@@ -4,6 +4,7 @@
 
 pub mod dev;
 mod http;
+mod images;
 
 use crate::adapters::{Images, Measured, Streams};
 use crate::cli::{Global, ServeArgs};

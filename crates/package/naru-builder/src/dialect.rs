@@ -13,6 +13,8 @@ use crate::form::{Action, Argument, Command, Dockerfile, Healthcheck, Instructio
 use crate::syntax::{self, Line};
 use naru_text::{Finding, Place, suggest_hint};
 
+pub(crate) use check::is_secret;
+
 pub const SOURCE_BYTES_MAX: usize = 1 << 20; // a thousand times the largest that a person maintains
 pub const INSTRUCTIONS_MAX: usize = 2_000; // an image holds at most 500 layers
 const INSTRUCTIONS: &[&str] = &[

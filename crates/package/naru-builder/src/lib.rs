@@ -28,6 +28,7 @@ mod expand;
 mod fetch;
 pub mod form;
 mod ignore;
+pub mod inspect;
 mod keeper;
 mod log;
 mod mode;

@@ -241,3 +241,74 @@ two
     }
     daemon.destroy();
 }
+
+/// What people do by hand when an image is too large, or worse.
+#[test]
+fn an_image_is_advised_and_its_parts_are_listed() {
+    let daemon = Daemon::start();
+    let dir = context();
+    let key = format!("-----BEGIN {} KEY-----\n{}\n", "PRIVATE", "QUJD".repeat(20));
+    write(dir.path(), "deploy.pem", &key);
+    write(dir.path(), "big", &"0123456789abcdef".repeat(20 << 10));
+    write(
+        dir.path(),
+        "app/package-lock.json",
+        r#"{"lockfileVersion":3,"packages":{"node_modules/left-pad":{"version":"1.3.0"}}}"#,
+    );
+    write(dir.path(), "status", "Package: libc6\nStatus: install ok installed\nVersion: 2.36\n\n");
+    write(dir.path(), "etc/os-release", "ID=debian\n");
+    let dockerfile = format!(
+        "{BASE}COPY big /srv/one\nCOPY big /srv/two\nCOPY big /tmp/gone\nCOPY deploy.pem /root/deploy.pem\n\
+         RUN busybox rm /tmp/gone /root/deploy.pem && busybox mkdir -p /var/lib/apt/lists && busybox cp /srv/one /var/lib/apt/lists/x\n\
+         COPY app /app\nCOPY status /var/lib/dpkg/status\nCOPY etc /etc\nENV API_TOKEN=4711\nEXPOSE 80\n"
+    );
+    write(dir.path(), "Dockerfile", &dockerfile);
+    let built = build(&daemon, dir.path(), &["-q", "-t", "fat:1"]);
+    assert!(built.status.success(), "{}", text(&built));
+
+    let json = daemon.naru(&["image", "advise", "fat:1", "--json"]);
+    let report: serde_json::Value =
+        serde_json::from_slice(&json.stdout).unwrap_or_else(|_| panic!("{}", text(&json)));
+    let advice = report["advice"].as_array().unwrap();
+    let of = |rule: &str| advice.iter().filter(|it| it["rule"] == rule).collect::<Vec<_>>();
+    let large = 320 << 10;
+    assert_eq!(of("deleted-later")[0]["files"][0]["path"], "/tmp/gone", "{report:#}");
+    assert!(of("deleted-later")[0]["savesBytes"].as_u64().unwrap() >= large);
+    assert_eq!(of("package-cache")[0]["savesBytes"], large);
+    // busybox, which is there twice, and the large file.
+    assert!(of("duplicate")[0]["files"].to_string().contains("/srv/two (as /srv/one)"), "{report:#}");
+    assert_eq!(of("secret").len(), 2, "{report:#}");
+    assert!(of("root").len() == 1 && of("no-healthcheck").len() == 1);
+    assert!(!report.to_string().contains("QUJD") && !report.to_string().contains("4711"), "a value is told");
+    let shown = daemon.naru(&["image", "advise", "fat:1"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("together this saves"), "{}", text(&shown));
+
+    let sbom = |format: &str| -> serde_json::Value {
+        let output = daemon.naru(&["image", "sbom", "fat:1", "--format", format]);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)))
+    };
+    let spdx = sbom("spdx");
+    assert_eq!(spdx["spdxVersion"], "SPDX-2.3");
+    for purl in ["pkg:deb/debian/libc6@2.36", "pkg:npm/left-pad@1.3.0"] {
+        assert!(spdx["packages"].to_string().contains(purl), "{spdx:#}");
+        assert!(sbom("cyclonedx")["components"].to_string().contains(purl));
+    }
+
+    // The safe part as a patch that patch takes.
+    write(dir.path(), "Dockerfile", "FROM fat:1\nRUN apk add curl\nCMD [\"x\"]\n");
+    let fixed = Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "{} --data-dir {} image advise fat:1 --apply Dockerfile | git apply -",
+            naru_image_tests::harness::naru_binary().display(),
+            daemon.data_dir().display()
+        ))
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(fixed.status.success(), "{}", text(&fixed));
+    let digest = report["digest"].as_str().unwrap();
+    let want = format!("FROM fat:1@{digest}\nRUN apk add --no-cache curl\nCMD [\"x\"]\n");
+    assert_eq!(fs::read_to_string(dir.path().join("Dockerfile")).unwrap(), want);
+    daemon.destroy();
+}

@@ -11,6 +11,7 @@ pub mod df;
 pub mod dora;
 pub mod exec;
 pub mod hook;
+pub mod image;
 pub mod job;
 pub mod load;
 pub mod logs;

@@ -32,9 +32,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/metrics", get(metrics))
         .with_state((parts.gateway, parts.node))
         .merge(builds(parts.builds, parts.token.clone()))
-        .merge(
-            Router::new().route("/blobs/{digest}", get(blob)).with_state((parts.images, parts.token.clone())),
-        )
+        .merge(super::images::router(parts.images, parts.token.clone()))
         .merge(Router::new().route("/disk", get(disk).post(tidy)).with_state((parts.keeper, parts.token)))
         .nest("/git", naru_git::router(parts.git))
         .merge(parts.registry.router())
@@ -45,26 +43,7 @@ fn builds(logs: BuildLogs, token: String) -> Router {
     Router::new().route("/builds/{image}/events", get(build_events)).with_state((logs, token))
 }
 
-/// A part of an image that was built, whatever its name: the registry only gives what its repositories hold.
-async fn blob(
-    State((images, token)): State<(naru_image::ImageStore, String)>,
-    Path(digest): Path<String>,
-    headers: http::HeaderMap,
-) -> Response {
-    if !knows(&token, &headers) {
-        return (http::StatusCode::UNAUTHORIZED, NEEDS_TOKEN).into_response();
-    }
-    let unknown = || (http::StatusCode::NOT_FOUND, "there is no such content\n").into_response();
-    let Ok(digest) = naru_image::Digest::parse(&digest) else { return unknown() };
-    match tokio::fs::File::open(images.blob_path(&digest)).await {
-        Ok(file) => {
-            Body::from_stream(tokio_util::io::ReaderStream::with_capacity(file, 256 * 1024)).into_response()
-        }
-        Err(_) => unknown(),
-    }
-}
-
-const NEEDS_TOKEN: &str = "this needs the push token, as Bearer (`naru token` prints it)\n";
+pub(super) const NEEDS_TOKEN: &str = "this needs the push token, as Bearer (`naru token` prints it)\n";
 
 async fn disk(State((keeper, token)): State<(Keeper, String)>, headers: http::HeaderMap) -> Response {
     if !knows(&token, &headers) {
@@ -92,7 +71,7 @@ fn disk_answer(report: Result<DiskReport, Box<dyn std::error::Error + Send + Syn
 }
 
 /// Digests are compared, so that the time it takes tells nothing about the token.
-fn knows(token: &str, headers: &http::HeaderMap) -> bool {
+pub(super) fn knows(token: &str, headers: &http::HeaderMap) -> bool {
     let given = headers.get(http::header::AUTHORIZATION).and_then(|it| it.to_str().ok());
     let digest = |it: &str| naru_image::Digest::of(it);
     given.and_then(|it| it.strip_prefix("Bearer ")).is_some_and(|it| digest(it) == digest(token))

@@ -38,6 +38,18 @@ impl Remote {
         }
     }
 
+    /// What the daemon says about an image.
+    pub async fn about_image(&self, what: &str, image: &str, more: &str) -> Result<String> {
+        let url = format!("{}/images/{what}?image={}{more}", self.base, naru_objects::percent_encode(image));
+        let answer = self.http.get(url).bearer_auth(&self.token).send().await.context(|| self.silent())?;
+        let status = answer.status();
+        let text = answer.text().await.context(|| self.silent())?;
+        match status.is_success() {
+            true => Ok(text),
+            false => Err(Error::new(text.trim().to_owned())),
+        }
+    }
+
     /// Brings an archive into the daemon's store, unless it is there, and returns its digest.
     pub async fn upload(&self, mut archive: tempfile::SpooledTempFile) -> Result<String> {
         archive.rewind()?;

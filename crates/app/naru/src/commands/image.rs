@@ -1,0 +1,115 @@
+//! `naru image advise` and `naru image sbom`: what an image could do better, and what it is made of.
+
+use crate::cli::Global;
+use crate::commands::build::Remote;
+use crate::error::{Context, Error, Result};
+use clap::{Subcommand, ValueEnum};
+use naru_builder::inspect::{Report, fixes, patch};
+use naru_builder::size;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const FILES_SHOWN: usize = 5;
+
+#[derive(Subcommand, Clone)]
+pub enum ImageCommand {
+    /// What an image wastes and gives away, what to write instead, and what that saves.
+    Advise {
+        image: String,
+        #[arg(long)]
+        json: bool,
+        /// Print the safe part of the advice as a patch for this Dockerfile.
+        #[arg(long, value_name = "DOCKERFILE")]
+        apply: Option<PathBuf>,
+    },
+    /// The packages that an image is made of, as SPDX 2.3 or CycloneDX 1.5.
+    Sbom {
+        image: String,
+        #[arg(long, value_enum, default_value = "spdx")]
+        format: SbomFormat,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SbomFormat {
+    Spdx,
+    Cyclonedx,
+}
+
+pub async fn run(global: &Global, command: &ImageCommand) -> Result<ExitCode> {
+    let remote = Remote::new(global)?;
+    match command {
+        ImageCommand::Advise { image, json, apply } => {
+            if let Some(path) = apply {
+                print!("{}", as_patch(&remote, path).await?);
+                return Ok(ExitCode::SUCCESS);
+            }
+            let text = remote.about_image("advice", image, "").await?;
+            match json {
+                true => println!("{text}"),
+                false => show(&serde_json::from_str(&text)?),
+            }
+        }
+        ImageCommand::Sbom { image, format } => {
+            let format = match format {
+                SbomFormat::Spdx => "&format=spdx",
+                SbomFormat::Cyclonedx => "&format=cyclonedx",
+            };
+            let text = remote.about_image("sbom", image, format).await?;
+            let value: serde_json::Value = serde_json::from_str(&text)?;
+            println!("{}", serde_json::to_string_pretty(&value)?);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn as_patch(remote: &Remote, path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).context(|| format!("cannot read {}", path.display()))?;
+    if path.is_absolute() {
+        return Err(Error::new("a patch names files relative to where it is applied")
+            .hint("give the Dockerfile as a relative path: `--apply Dockerfile`"));
+    }
+    // Bases are asked for first, because what decides does not wait.
+    let mut digests = BTreeMap::new();
+    for stage in naru_builder::parse(&text).stages {
+        if !stage.image.contains(['$', '@']) && stage.image != "scratch" {
+            // One that cannot be had is not pinned.
+            if let Ok(digest) = remote.about_image("digest", &stage.image, "").await {
+                digests.insert(stage.image, digest);
+            }
+        }
+    }
+    let found = fixes(&text, &|image| digests.get(image).cloned());
+    for fix in &found {
+        eprintln!("{}:{}: {}", path.display(), fix.line, fix.why);
+    }
+    if found.is_empty() {
+        eprintln!("nothing in {} can be changed without a person's eye", path.display());
+    }
+    Ok(patch(&path.display().to_string(), &text, &found))
+}
+
+fn show(report: &Report) {
+    println!("{} {} unpacked", report.image, size(report.bytes));
+    if report.advice.is_empty() {
+        println!("nothing to say");
+    }
+    for it in &report.advice {
+        let layer = it.layer.map(|it| format!(" (layer {it})")).unwrap_or_default();
+        println!("\n{}: {}{layer}", it.rule, it.message);
+        if !it.created_by.is_empty() {
+            println!("  made by: {}", it.created_by);
+        }
+        if it.saves_bytes > 0 {
+            println!("  saves:   {}", size(it.saves_bytes));
+        }
+        for file in it.files.iter().take(FILES_SHOWN) {
+            println!("  {:>11}  {}", size(file.bytes), file.path);
+        }
+        println!("  hint: {}", it.hint);
+    }
+    if report.saves_bytes > 0 {
+        println!("\ntogether this saves {} of {}", size(report.saves_bytes), size(report.bytes));
+    }
+}
