@@ -13,7 +13,7 @@ use bytes::Bytes;
 use kube_kinds::selector::{FieldSelector, LabelSelector};
 use kube_kinds::{Failure, Kind};
 use kube_objects::present;
-use kube_store::{Change, Entry, RevisionError, Snapshot, Watcher};
+use kube_store::{Change, Entry, Page, RevisionError, Watcher};
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -40,33 +40,35 @@ pub(crate) fn list(call: &Call) -> Result<Response, Failure> {
     let store = call.api.objects().store();
     let prefix = call.kind.prefix_in(call.namespace.as_deref());
     let asked = revision_asked(call)?;
-    let snapshot = match (&token, asked) {
-        (Some(token), _) => store.list_at(&prefix, token.revision).map_err(too_old)?,
-        (None, Some(revision)) if call.parameters.get("resourceVersionMatch") == Some("Exact") => {
-            store.list_at(&prefix, revision).map_err(too_old)?
-        }
+    let exactly = call.parameters.get("resourceVersionMatch") == Some("Exact");
+    let at = match (&token, asked) {
+        (Some(token), _) => token.revision,
+        (None, Some(revision)) if exactly => revision,
         (None, Some(revision)) if revision > store.revision() => {
             return Err(too_new(revision, store.revision()));
         }
-        // A pinned name is one look-up, not a walk over all keys.
-        (None, _) => match (fields.name(), call.namespace.as_deref(), call.kind.namespaced) {
-            (Some(name), Some(namespace), _) => one(call, namespace, name),
-            (Some(name), None, false) => one(call, "", name),
-            _ => store.list(&prefix),
-        },
+        (None, _) => 0,
     };
     let after = token.as_ref().map_or("", |it| it.after.as_str());
-    let mut matching = snapshot
-        .items
-        .into_iter()
-        .filter(|it| &*it.key > after && labels.matches(&it.value) && fields.matches(&it.value, &call.kind));
-    let limit = call.parameters.number("limit")?.filter(|it| *it > 0).unwrap_or(u64::MAX);
-    let page: Vec<Entry> = matching.by_ref().take(usize::try_from(limit).unwrap_or(usize::MAX)).collect();
-    let remaining = matching.count();
+    let limit = call.parameters.number("limit")?.filter(|it| *it > 0);
+    let limit = limit.and_then(|it| usize::try_from(it).ok()).unwrap_or(usize::MAX);
+    let Page { revision, items: page, remaining } = match (fields.name(), call.namespace.as_deref()) {
+        // A pinned name is one look-up, not a walk over all keys.
+        (Some(name), Some(namespace)) if at == 0 && call.kind.namespaced => one(call, namespace, name),
+        (Some(name), None) if at == 0 && !call.kind.namespaced => one(call, "", name),
+        _ if labels.is_empty() && fields.is_empty() => {
+            store.page(&prefix, at, after, limit).map_err(too_old)?
+        }
+        _ => store.page(&prefix, at, after, usize::MAX).map_err(too_old)?,
+    };
+    let is_chosen = |it: &Entry| labels.matches(&it.value) && fields.matches(&it.value, &call.kind);
+    let mut matching = page.into_iter().filter(is_chosen);
+    let page: Vec<Entry> = matching.by_ref().take(limit).collect();
+    let remaining = remaining + matching.count();
 
-    let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
+    let mut metadata = json!({"resourceVersion": revision.to_string()});
     if let Some(last) = page.last().filter(|_| remaining > 0) {
-        let next = Continue { revision: snapshot.revision, after: last.key.to_string() };
+        let next = Continue { revision, after: last.key.to_string() };
         metadata["continue"] = json!(next.to_text());
         if labels.is_empty() && fields.is_empty() {
             metadata["remainingItemCount"] = json!(remaining);
@@ -78,11 +80,12 @@ pub(crate) fn list(call: &Call) -> Result<Response, Failure> {
     Ok(answer::with_type(200, "application/json", Body::from(text)))
 }
 
-fn one(call: &Call, namespace: &str, name: &str) -> Snapshot {
+fn one(call: &Call, namespace: &str, name: &str) -> Page {
     let store = call.api.objects().store();
     // The revision first: the object may then be newer than the list says, never older.
     let revision = store.revision();
-    Snapshot { revision, items: store.get(&call.kind.key(namespace, name)).into_iter().collect() }
+    let items = store.get(&call.kind.key(namespace, name)).into_iter().collect();
+    Page { revision, items, remaining: 0 }
 }
 
 /// Where the next page starts, as an opaque word for the client.

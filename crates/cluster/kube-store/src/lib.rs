@@ -93,6 +93,14 @@ pub struct Entry {
     pub value: Arc<Value>,
 }
 
+/// A part of a list, and how many keys come after it.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub revision: u64,
+    pub items: Vec<Entry>,
+    pub remaining: usize,
+}
+
 /// All keys under a prefix at one revision.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -198,9 +206,9 @@ impl Store {
         self.read().list(prefix)
     }
 
-    /// As `list`, at an earlier revision: pages of one list stay consistent this way.
-    pub fn list_at(&self, prefix: &str, revision: u64) -> Result<Snapshot, RevisionError> {
-        self.read().list_at(prefix, revision)
+    /// A part of a list, at an earlier revision or (0) the present one: what stands after the key `after`.
+    pub fn page(&self, prefix: &str, revision: u64, after: &str, max: usize) -> Result<Page, RevisionError> {
+        self.read().page(prefix, revision, after, max)
     }
 
     /// The present state and every change after it, without a gap between the two.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::{Change, Entry, RevisionError, Snapshot};
+use crate::{Change, Entry, Page, RevisionError, Snapshot};
 
 pub(crate) struct Memory {
     pub revision: u64,
@@ -100,28 +100,58 @@ impl Memory {
         Snapshot { revision: self.revision, items }
     }
 
-    /// The present state with the changes after `revision` undone.
-    pub fn list_at(&self, prefix: &str, revision: u64) -> Result<Snapshot, RevisionError> {
+    /// At most `max` items under `prefix` after the key `after`, at a revision (0: the present one), and how
+    /// many come after them. Takes what the page takes, not what the whole list would; only the rest is
+    /// counted, key by key.
+    pub fn page(&self, prefix: &str, revision: u64, after: &str, max: usize) -> Result<Page, RevisionError> {
+        let revision = if revision == 0 { self.revision } else { revision };
         self.check(revision)?;
-        let mut state: BTreeMap<Arc<str>, Arc<Value>> =
-            self.list(prefix).items.into_iter().map(|entry| (entry.key, entry.value)).collect();
-        for (change, _, _) in self.ring.iter().rev() {
-            if change.revision <= revision {
-                break;
+        // What differs from the present: the state before the first change after the revision.
+        let mut then: BTreeMap<&str, Option<&Arc<Value>>> = BTreeMap::new();
+        for (change, _, _) in self.ring.iter().rev().take_while(|it| it.0.revision > revision) {
+            if change.key.starts_with(prefix) && &*change.key > after {
+                then.insert(&change.key, change.previous.as_ref());
             }
-            if !change.key.starts_with(prefix) {
-                continue;
-            }
-            match &change.previous {
-                Some(previous) => state.insert(change.key.clone(), previous.clone()),
-                None => state.remove(&change.key),
-            };
         }
-        let items = state
-            .into_iter()
-            .map(|(key, value)| Entry { key, revision: revision_of(&value), value })
-            .collect();
-        Ok(Snapshot { revision, items })
+        let start = if after > prefix { Bound::Excluded(after) } else { Bound::Included(prefix) };
+        let mut present = self
+            .latest
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .peekable();
+        let mut then = then.into_iter().peekable();
+        let (mut items, mut remaining) = (Vec::new(), 0);
+        loop {
+            let (key, value, at) = match (present.peek(), then.peek()) {
+                (None, None) => break,
+                (Some((key, _)), Some((other, _))) if ***key < **other => {
+                    let (key, (at, value)) = present.next().expect("it was seen");
+                    (key.clone(), value, *at)
+                }
+                (Some(_), None) => {
+                    let (key, (at, value)) = present.next().expect("it was seen");
+                    (key.clone(), value, *at)
+                }
+                (now, Some((other, before))) => {
+                    let is_same = now.is_some_and(|(key, _)| ***key == **other);
+                    let (other, before) = (*other, *before);
+                    let key = match is_same {
+                        true => present.next().map(|it| it.0.clone()).expect("it was seen"),
+                        false => Arc::from(other),
+                    };
+                    then.next();
+                    // It was not there yet.
+                    let Some(value) = before else { continue };
+                    (key, value, revision_of(value))
+                }
+            };
+            if items.len() < max {
+                items.push(Entry { key, revision: at, value: value.clone() });
+            } else {
+                remaining += 1;
+            }
+        }
+        Ok(Page { revision, items, remaining })
     }
 
     pub fn check(&self, wanted: u64) -> Result<(), RevisionError> {

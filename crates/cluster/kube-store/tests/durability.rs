@@ -82,6 +82,104 @@ async fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
     }
 }
 
+/// Acknowledged writes of a child that works in this directory, until `heard` of them were heard.
+struct Heard {
+    child: std::process::Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    acknowledged: Vec<(u64, String)>,
+}
+
+impl Heard {
+    fn start(mut command: Command, path: &Path) -> Heard {
+        let mut child = command
+            .args(["child_writes_until_it_is_killed", "--exact", "--nocapture"])
+            .env(CHILD, path)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a child");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Heard { child, lines, acknowledged: Vec::new() }
+    }
+
+    /// False when the child has ended.
+    fn hear(&mut self) -> bool {
+        let Some(Ok(line)) = self.lines.next() else { return false };
+        if let Some(line) = line.strip_prefix("acknowledged ")
+            && let Some((revision, key)) = line.split_once(' ')
+        {
+            self.acknowledged.push((revision.parse().expect("a number"), key.to_owned()));
+        }
+        true
+    }
+
+    fn check(&self, path: &Path) {
+        let store = open(path);
+        for (revision, key) in &self.acknowledged {
+            assert_eq!(store.get(key).map(|it| it.revision), Some(*revision), "{key} was acknowledged");
+        }
+    }
+}
+
+/// Ends a file system as a power cut does: nothing that was not flushed reaches the disk any more.
+fn cut_power(mount: &Path) {
+    // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
+    let script = "import fcntl, os, struct, sys\nfcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+    let done = Command::new("python3").args(["-c", script]).arg(mount).output().expect("python3 runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test]
+async fn a_power_cut_loses_nothing_acknowledged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = |program: &str, args: &[&str]| {
+        let done = Command::new(program).args(args).output().expect("the program is installed");
+        assert!(done.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let text = |path: &Path| path.display().to_string();
+    let (image, mount) = (dir.path().join("disk"), dir.path().join("mount"));
+    std::fs::create_dir(&mount).expect("a directory");
+    std::fs::File::create(&image).and_then(|it| it.set_len(96 << 20)).expect("a sparse file");
+    run("mkfs.ext4", &["-q", "-F", &text(&image)]);
+    let path = mount.join("store.db");
+    for round in 0..5 {
+        run("mount", &["-o", "loop", &text(&image), &text(&mount)]);
+        let unmount = Unmount(mount.clone());
+        let _ = std::fs::remove_file(&path);
+        let _ = std::fs::remove_file(mount.join("store.db-wal"));
+        let mut heard = Heard::start(Command::new(std::env::current_exe().expect("this program")), &path);
+        while heard.acknowledged.len() < 150 + round * 83 {
+            assert!(heard.hear(), "the child writes");
+        }
+        cut_power(&mount);
+        // What it says now was heard before the cut or is never said: the disk is gone, so it stops.
+        while heard.hear() {}
+        heard.child.wait().expect("the child has ended");
+        drop(unmount);
+        run("mount", &["-o", "loop", &text(&image), &text(&mount)]);
+        let _unmount = Unmount(mount.clone());
+        heard.check(&path);
+    }
+}
+
+#[tokio::test]
+async fn a_failed_flush_stops_the_process_and_is_never_acknowledged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for when in [12, 40, 77] {
+        let path = dir.path().join(format!("{when}.db"));
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"]);
+        command.args(["-e", &format!("inject=fsync,fdatasync:error=EIO:when={when}+")]);
+        command.arg(std::env::current_exe().expect("this program"));
+        let mut heard = Heard::start(command, &path);
+        while heard.acknowledged.len() < 1_000_000 && heard.hear() {}
+        let status = heard.child.wait().expect("the child has ended");
+        assert!(!status.success(), "{when}: {status}");
+        assert!(heard.acknowledged.len() > when / 2, "the failure comes when it should");
+        heard.check(&path);
+    }
+}
+
 #[tokio::test]
 async fn a_second_process_is_kept_out() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -183,10 +281,57 @@ async fn earlier_states_can_be_listed_as_long_as_history_reaches() {
     let before = store.revision();
     store.put("k/b", Expected::Absent, json!({})).await.expect("written");
     store.put("k/a", Expected::Revision(a.revision), json!({"n": 2})).await.expect("written");
-    let then = store.list_at("k/", before).expect("recent");
+    let then = store.page("k/", before, "", usize::MAX).expect("recent");
     assert_eq!(then.items.len(), 1);
     assert_eq!((&then.items[0].value["n"], then.items[0].revision), (&json!(1), 1));
     assert_eq!(store.list("k/").items.len(), 2);
+    store.close().await;
+}
+
+/// Pages are cut from the same list, now and at any remembered time, whatever happens between them.
+#[tokio::test]
+async fn pages_are_parts_of_the_list_of_their_time() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(&dir.path().join("store.db"));
+    let mut dice = 5u64;
+    let mut below = |limit: u64| {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (dice >> 33) % limit
+    };
+    let known = |all: &[kube_store::Entry]| -> Vec<(String, u64)> {
+        all.iter().map(|it| (it.key.to_string(), it.revision)).collect()
+    };
+    // By revision.
+    let mut states = vec![Vec::new()];
+    for number in 0..400 {
+        let key = format!("{}/{:02}", ["j", "k", "k0", "l"][below(4) as usize], below(40));
+        match store.get(&key) {
+            Some(it) if below(3) == 0 => drop(store.delete(&key, it.revision).await.expect("removed")),
+            Some(it) => {
+                let value = json!({"n": number});
+                store.put(&key, Expected::Revision(it.revision), value).await.expect("written");
+            }
+            None => drop(store.put(&key, Expected::Absent, json!({"n": number})).await.expect("written")),
+        }
+        states.push(known(&store.list("k/").items));
+    }
+    for revision in [0, 1, 57, 200, 399, 400] {
+        let whole = if revision == 0 { states.last() } else { states.get(revision as usize) };
+        let whole = whole.expect("every revision was kept");
+        for size in [1, 7, 1000] {
+            let (mut items, mut after) = (Vec::new(), String::new());
+            loop {
+                let page = store.page("k/", revision, &after, size).expect("remembered");
+                items.extend(page.items);
+                assert_eq!(items.len() + page.remaining, whole.len(), "at {revision} by {size}");
+                match items.last() {
+                    Some(last) if page.remaining > 0 => after = last.key.to_string(),
+                    _ => break,
+                }
+            }
+            assert_eq!(known(&items), *whole, "at {revision} by {size}");
+        }
+    }
     store.close().await;
 }
 

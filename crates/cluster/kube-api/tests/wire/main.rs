@@ -1,5 +1,8 @@
 //! The API as programs see it: requests in, answers out, without a socket.
 
+mod limits;
+mod replay;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
