@@ -156,7 +156,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         gateway: gateway.clone(),
         node: node.clone(),
         builds: builds.clone(),
-        images: images.clone(),
+        builder: builder.clone(),
         token: secret_text(&connection::push_token_path(data_dir))?,
     });
     let mut servers = vec![tokio::spawn(http::serve(listener, router.clone(), shutdown.clone()))];
@@ -248,6 +248,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
 fn builder_config(data_dir: &Path) -> naru_builder::Config {
     naru_builder::Config {
         secrets_dir: run_dir(data_dir).join("build-secrets"),
+        signing_key: Some(data_dir.join("attest-key")),
         ..naru_builder::Config::new(data_dir.join("builds"), NAMESPACE)
     }
 }

@@ -50,6 +50,9 @@ pub struct ImageSpec {
     /// Every step is done again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_cache: bool,
+    /// The image is sent to the registries of its `tags`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub push: bool,
     /// Base images are asked for at their registries even if they are here.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pull: bool,

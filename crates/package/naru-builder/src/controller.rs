@@ -349,6 +349,13 @@ impl Work {
             pull: spec.pull,
             contexts: sources.contexts.clone(),
             platforms: spec.platforms.clone(),
+            source: match &spec.upload {
+                Some(it) => BTreeMap::from([("context".into(), it.digest.clone())]),
+                None => BTreeMap::from([
+                    ("repository".into(), spec.repository.clone()),
+                    ("commit".into(), spec.sha.clone()),
+                ]),
+            },
             secrets: self.secrets(spec).await?,
             agents: BTreeMap::new(),
             stop: Some(stop.clone()),
@@ -363,7 +370,12 @@ impl Work {
         let built = built.await;
         drop(sources);
         match built {
-            Ok(built) => Ok(built),
+            Ok(built) => {
+                if spec.push {
+                    self.push(&built, spec, &log).await?;
+                }
+                Ok(built)
+            }
             Err(it) if stop.is_cancelled() || it.is_stopped() => Err(Outcome::Stopped),
             Err(it) => Err(Outcome::Failed(it.report())),
         }
@@ -415,6 +427,23 @@ impl Work {
         let (contexts, store) = (self.contexts.clone(), self.builder.store().clone());
         let unpack = tokio::task::spawn_blocking(move || contexts.unpacked(&store, &digest));
         unpack.await.map_err(failed)?.map_err(failed)
+    }
+
+    /// Sends the image to the registries of its names.
+    async fn push(&self, built: &BuiltImage, spec: &ImageSpec, log: &BuildLog) -> Result<(), Outcome> {
+        for name in &spec.tags {
+            let target = Reference::parse(name).map_err(failed)?;
+            log.event(&Event::Note { text: format!("pushing {name}") });
+            let told = log.clone();
+            let progress = move |event| {
+                if let naru_image::PushEvent::Pushing { digest, size } = event {
+                    let text = format!("pushing {} ({})", short(digest.as_str()), crate::keeper::size(size));
+                    told.event(&Event::Note { text });
+                }
+            };
+            self.builder.store().push(&built.digest, &target, &[], &progress).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// What the client gave along, which may come a moment after the object.

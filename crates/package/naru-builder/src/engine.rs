@@ -10,6 +10,7 @@ use crate::fetch::Fetcher;
 use crate::form::{Action, Dockerfile, Instruction};
 use crate::ignore::Ignore;
 use crate::outcome::{BuildError, BuiltImage, Event};
+use crate::provenance::{Facts, Signer, Verdict};
 use crate::run::{PodRunner, Runner};
 use crate::stage::{BUILDER_ARGS, Build, PROXY_ARGS, Progress, State, rfc3339};
 use crate::step::CacheMounts;
@@ -37,6 +38,8 @@ pub struct Config {
     pub secrets_dir: PathBuf,
     /// `ADD` may fetch from this machine's own addresses. For tests.
     pub may_reach_this_machine: bool,
+    /// What statements about images are signed with; made at the first start. None: nothing is said.
+    pub signing_key: Option<PathBuf>,
     /// Stages side by side in one build.
     pub stages_parallel: usize,
 }
@@ -48,6 +51,7 @@ impl Config {
             namespace: namespace.into(),
             secrets_dir: dir.join("secrets"),
             may_reach_this_machine: false,
+            signing_key: None,
             stages_parallel: 4,
             dir,
             step_memory_bytes: 4 << 30,
@@ -88,6 +92,8 @@ pub struct BuildRequest {
     pub contexts: BTreeMap<String, NamedContext>,
     /// None means this machine's.
     pub platforms: Vec<String>,
+    /// Where the files come from, for the statement about the image: `repository` and `commit`, or `context`.
+    pub source: BTreeMap<String, String>,
     /// By id, for `RUN --mount=type=secret`.
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// Sockets of SSH agents, by id, for `RUN --mount=type=ssh`.
@@ -117,6 +123,7 @@ pub(crate) struct Inner {
     pub(crate) digests: FileDigests,
     pub(crate) fetcher: Fetcher,
     pub(crate) cache_mounts: CacheMounts,
+    pub(crate) signer: Option<Signer>,
     /// Makes ids of steps unique within this process.
     pub(crate) counter: AtomicU64,
     pub(crate) stop: CancellationToken,
@@ -144,6 +151,8 @@ impl Builder {
         std::fs::create_dir_all(&config.secrets_dir).map_err(BuildError::Cache)?;
         std::fs::set_permissions(&config.secrets_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .map_err(BuildError::Cache)?;
+        let signer =
+            config.signing_key.as_deref().map(Signer::open).transpose().map_err(BuildError::Cache)?;
         let inner = Inner {
             store,
             runner,
@@ -152,6 +161,7 @@ impl Builder {
             digests,
             fetcher,
             cache_mounts: CacheMounts::default(),
+            signer,
             counter: AtomicU64::new(0),
             stop: CancellationToken::new(),
         };
@@ -161,6 +171,11 @@ impl Builder {
     /// What `RUN --mount=type=cache` keeps, a directory each.
     pub(crate) fn mounts_dir(&self) -> PathBuf {
         self.inner.config.dir.join("mounts")
+    }
+
+    /// Whether an image was built here, and from what.
+    pub fn verify(&self, image: &Digest) -> Option<Verdict> {
+        Some(self.inner.signer.as_ref()?.verify(&self.inner.store, image))
     }
 
     pub fn store(&self) -> &ImageStore {
@@ -209,6 +224,8 @@ impl Builder {
                 String::from_utf8_lossy(&bytes).into_owned()
             }
         };
+        let started = rfc3339(jiff::Timestamp::now().as_second());
+        let dockerfile_digest = Digest::of(&text);
         let dockerfile = crate::dialect::parse(&text);
         if dockerfile.has_errors() {
             let findings = dockerfile.findings.into_iter().filter(Finding::is_error).collect();
@@ -256,6 +273,7 @@ impl Builder {
             stages: Mutex::default(),
             globals: BTreeMap::new(),
             stop: stop.child_token(),
+            bases: Mutex::default(),
             target,
         };
         build.read_globals()?;
@@ -279,6 +297,20 @@ impl Builder {
             (progress.step, progress.cached)
         };
         let image = self.finish(request, &dockerfile, target, state, epoch, (cached, step))?;
+        if let Some(signer) = self.inner.signer.as_ref() {
+            let facts = Facts {
+                names: image.names.clone(),
+                source: request.source.clone(),
+                dockerfile: request.dockerfile.display().to_string(),
+                dockerfile_digest: Some(dockerfile_digest),
+                target: request.target.clone(),
+                args: request.args.clone(),
+                bases: build.bases.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                started,
+                finished: rfc3339(jiff::Timestamp::now().as_second()),
+            };
+            signer.attest(&self.inner.store, &image.digest, &facts).map_err(BuildError::Store)?;
+        }
         if let Err(error) = self.inner.digests.save() {
             tracing::warn!(%error, "the file digests of this build are not remembered");
         }

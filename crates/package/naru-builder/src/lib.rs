@@ -34,6 +34,7 @@ mod log;
 mod mode;
 mod outcome;
 mod pattern;
+pub mod provenance;
 mod run;
 mod stage;
 mod step;

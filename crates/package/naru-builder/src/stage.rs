@@ -121,6 +121,8 @@ pub(crate) struct Build<'a> {
     pub(crate) globals: BTreeMap<String, String>,
     /// Ends all steps of this build.
     pub(crate) stop: CancellationToken,
+    /// Images that were built on or copied from.
+    pub(crate) bases: Mutex<BTreeMap<String, Digest>>,
     pub(crate) target: usize,
 }
 
@@ -248,8 +250,9 @@ impl<'a> Build<'a> {
             if store.local(name).ok().flatten().is_none() {
                 self.tell(Event::Note { text: format!("pulling {name}") });
             }
-            tokio::runtime::Handle::current()
-                .block_on(store.ensure(name, policy))
+            let image = tokio::runtime::Handle::current().block_on(store.ensure(name, policy));
+            image
+                .inspect(|it| self.note_base(name, &it.digest))
                 .map_err(|it| self.fail(stage.place, &text, it))
         };
         let mut state = match (self.request.contexts.get(&name), named_stage(self.dockerfile, &name, index)) {
@@ -284,7 +287,14 @@ impl<'a> Build<'a> {
 
     fn image(&self, name: &str) -> Result<LocalImage, StepError> {
         let ensure = self.builder.inner.store.ensure(name, PullPolicy::IfNotPresent);
-        Ok(tokio::runtime::Handle::current().block_on(ensure)?)
+        let image = tokio::runtime::Handle::current().block_on(ensure)?;
+        self.note_base(name, &image.digest);
+        Ok(image)
+    }
+
+    fn note_base(&self, name: &str, digest: &Digest) {
+        let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        bases.insert(name.to_owned(), digest.clone());
     }
 
     /// What `--from` names: its files, whose they are, and what tells its content apart.

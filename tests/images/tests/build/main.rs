@@ -245,7 +245,12 @@ two
 /// What people do by hand when an image is too large, or worse.
 #[test]
 fn an_image_is_advised_and_its_parts_are_listed() {
-    let daemon = Daemon::start();
+    let home = tempfile::tempdir().unwrap();
+    let credentials = home.path().join("config.json");
+    let daemon = Daemon::start_in(
+        tempfile::tempdir().unwrap(),
+        &["--docker-config", &credentials.display().to_string()],
+    );
     let dir = context();
     let key = format!("-----BEGIN {} KEY-----\n{}\n", "PRIVATE", "QUJD".repeat(20));
     write(dir.path(), "deploy.pem", &key);
@@ -294,6 +299,31 @@ fn an_image_is_advised_and_its_parts_are_listed() {
         assert!(sbom("cyclonedx")["components"].to_string().contains(purl));
     }
 
+    // Where it comes from is signed, and can be fetched as any referrer; what is not built here is refused.
+    let digest = report["digest"].as_str().unwrap();
+    let verified = daemon.naru(&["image", "verify", "fat:1", "--json"]);
+    let statement: serde_json::Value =
+        serde_json::from_slice(&verified.stdout).unwrap_or_else(|_| panic!("{}", text(&verified)));
+    assert_eq!(statement["predicateType"], "https://slsa.dev/provenance/v1");
+    assert_eq!(statement["subject"][0]["digest"]["sha256"], digest.trim_start_matches("sha256:"));
+    let url = format!("{}/v2/naru/attestations/referrers/{digest}", daemon.http());
+    let referrers = run("curl", &["-sf", "-u", &format!("naru:{}", daemon.push_token()), &url]);
+    assert!(referrers.contains("application/vnd.in-toto+json"), "{referrers}");
+
+    // To a registry and back.
+    let name = format!("{}/pushed/fat:1", daemon.http().trim_start_matches("http://"));
+    use base64::Engine;
+    let auth = base64::engine::general_purpose::STANDARD.encode(format!("naru:{}", daemon.push_token()));
+    let host = daemon.http().trim_start_matches("http://").to_owned();
+    fs::write(&credentials, format!(r#"{{"auths":{{"{host}":{{"auth":"{auth}"}}}}}}"#)).unwrap();
+    let pushed = build(&daemon, dir.path(), &["-t", &name, "--push"]);
+    assert!(pushed.status.success(), "{}", text(&pushed));
+    let inspected = run(
+        "skopeo",
+        &["inspect", "--tls-verify=false", "--format", "{{.Digest}}", &format!("docker://{name}")],
+    );
+    assert_eq!(inspected.trim(), digest);
+
     // The safe part as a patch that patch takes.
     write(dir.path(), "Dockerfile", "FROM fat:1\nRUN apk add curl\nCMD [\"x\"]\n");
     let fixed = Command::new("sh")
@@ -307,7 +337,6 @@ fn an_image_is_advised_and_its_parts_are_listed() {
         .output()
         .unwrap();
     assert!(fixed.status.success(), "{}", text(&fixed));
-    let digest = report["digest"].as_str().unwrap();
     let want = format!("FROM fat:1@{digest}\nRUN apk add --no-cache curl\nCMD [\"x\"]\n");
     assert_eq!(fs::read_to_string(dir.path().join("Dockerfile")).unwrap(), want);
     daemon.destroy();

@@ -55,9 +55,13 @@ pub struct BuildArgs {
     #[arg(long)]
     pub pull: bool,
     /// Where the image goes besides the daemon's store: `type=oci|docker|tar,dest=FILE`, or
-    /// `type=local,dest=DIRECTORY`; a directory alone means the latter.
+    /// `type=local,dest=DIRECTORY` (a directory alone means that), or `type=registry` as `--push`.
     #[arg(short, long = "output", value_name = "type=..,dest=..")]
     pub outputs: Vec<String>,
+    /// Send the image to the registries of its names. They are asked with the credentials of Docker's
+    /// configuration on the daemon's machine.
+    #[arg(long)]
+    pub push: bool,
     /// How to show the progress.
     #[arg(long, value_enum, default_value = "auto")]
     pub progress: ProgressKind,
@@ -96,6 +100,7 @@ impl BuildArgs {
             platforms: Vec::new(),
             no_cache: false,
             pull: false,
+            push: false,
             outputs: Vec::new(),
             progress: ProgressKind::Auto,
             quiet: false,
@@ -150,6 +155,7 @@ pub async fn make(global: &Global, args: &BuildArgs) -> Result<Option<BuiltImage
         platforms: args.platforms.clone(),
         no_cache: args.no_cache,
         pull: args.pull,
+        push: args.push || outputs.iter().any(Output::is_registry),
         ..ImageSpec::default()
     };
     let order = Order { spec, secrets: secrets(&args.secrets)?, ..Order::default() };
@@ -163,7 +169,7 @@ pub async fn make(global: &Global, args: &BuildArgs) -> Result<Option<BuiltImage
         }
     };
     let Some(built) = built else { return Ok(None) };
-    for output in &outputs {
+    for output in outputs.iter().filter(|it| !it.is_registry()) {
         output.write(&remote, &built).await?;
     }
     if let Some(path) = &args.iidfile {

@@ -1,10 +1,11 @@
-//! `naru image advise` and `naru image sbom`: what an image could do better, and what it is made of.
+//! `naru image`: what an image could do better, what it is made of, and where it comes from.
 
 use crate::cli::Global;
 use crate::commands::build::Remote;
 use crate::error::{Context, Error, Result};
 use clap::{Subcommand, ValueEnum};
 use naru_builder::inspect::{Report, fixes, patch};
+use naru_builder::provenance::Verdict;
 use naru_builder::size;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,13 @@ pub enum ImageCommand {
         image: String,
         #[arg(long, value_enum, default_value = "spdx")]
         format: SbomFormat,
+    },
+    /// Whether an image was built by this daemon, and from what. Exit code 1 if not.
+    Verify {
+        image: String,
+        /// Print the signed statement (in-toto, SLSA provenance v1).
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -60,8 +68,34 @@ pub async fn run(global: &Global, command: &ImageCommand) -> Result<ExitCode> {
             let value: serde_json::Value = serde_json::from_str(&text)?;
             println!("{}", serde_json::to_string_pretty(&value)?);
         }
+        ImageCommand::Verify { image, json } => {
+            let verdict: Verdict = serde_json::from_str(&remote.about_image("provenance", image, "").await?)?;
+            if !verdict.is_verified {
+                return Err(Error::new(format!("{image}: {}", verdict.why))
+                    .hint("build it here, or do not run it where its origin matters"));
+            }
+            match json {
+                true => println!("{}", serde_json::to_string_pretty(&verdict.statement)?),
+                false => show_origin(image, &verdict),
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn show_origin(image: &str, verdict: &Verdict) {
+    let definition = &verdict.statement["predicate"]["buildDefinition"];
+    println!("{image} was built here (key {})", verdict.key_id.get(..16).unwrap_or(&verdict.key_id));
+    for (name, value) in definition["externalParameters"]["source"].as_object().into_iter().flatten() {
+        println!("  {name}: {}", value.as_str().unwrap_or_default());
+    }
+    for it in definition["resolvedDependencies"].as_array().into_iter().flatten() {
+        if let Some(base) = it["uri"].as_str().and_then(|it| it.strip_prefix("docker-image://")) {
+            println!("  base: {base}@sha256:{}", it["digest"]["sha256"].as_str().unwrap_or_default());
+        }
+    }
+    let finished = &verdict.statement["predicate"]["runDetails"]["metadata"]["finishedOn"];
+    println!("  built: {}", finished.as_str().unwrap_or_default());
 }
 
 async fn as_patch(remote: &Remote, path: &Path) -> Result<String> {

@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::StreamExt;
-use naru_builder::{BuildLogs, DiskReport, Keeper};
+use naru_builder::{BuildLogs, Builder, DiskReport, Keeper};
 use naru_gateway::Gateway;
 use naru_node::Node;
 use naru_registry::Registry;
@@ -21,7 +21,7 @@ pub struct Parts {
     pub node: Node,
     pub builds: BuildLogs,
     pub keeper: Keeper,
-    pub images: naru_image::ImageStore,
+    pub builder: Builder,
     /// What a client shows to follow builds.
     pub token: String,
 }
@@ -32,7 +32,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/metrics", get(metrics))
         .with_state((parts.gateway, parts.node))
         .merge(builds(parts.builds, parts.token.clone()))
-        .merge(super::images::router(parts.images, parts.token.clone()))
+        .merge(super::images::router(parts.builder, parts.token.clone()))
         .merge(Router::new().route("/disk", get(disk).post(tidy)).with_state((parts.keeper, parts.token)))
         .nest("/git", naru_git::router(parts.git))
         .merge(parts.registry.router())

@@ -8,19 +8,24 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, StatusCode};
+use naru_builder::Builder;
 use naru_builder::inspect::{self, Format};
 use naru_image::{Digest, ImageStore, LocalImage, PullPolicy};
 use serde::Deserialize;
 
 type Shared = State<(ImageStore, String)>;
 
-pub fn router(images: ImageStore, token: String) -> Router {
+pub fn router(builder: Builder, token: String) -> Router {
+    let images = builder.store().clone();
+    let verifying =
+        Router::new().route("/images/provenance", get(provenance)).with_state((builder, token.clone()));
     Router::new()
         .route("/blobs/{digest}", get(blob))
         .route("/images/digest", get(digest))
         .route("/images/advice", get(advice))
         .route("/images/sbom", get(sbom))
         .with_state((images, token))
+        .merge(verifying)
 }
 
 #[derive(Deserialize)]
@@ -104,6 +109,21 @@ async fn sbom(State((images, token)): Shared, Query(asked): Query<Asked>, header
         Ok(inspect::document(format, &image.reference, &digest, &created, &components, &notes))
     };
     answer(tokio::task::spawn_blocking(work).await)
+}
+
+async fn provenance(
+    State((builder, token)): State<(Builder, String)>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+) -> Response {
+    let image = match found(builder.store(), &token, &headers, &asked.image).await {
+        Ok(it) => it,
+        Err(response) => return response,
+    };
+    match builder.verify(&image.digest) {
+        Some(verdict) => axum::Json(verdict).into_response(),
+        None => (StatusCode::NOT_FOUND, "this daemon signs nothing\n").into_response(),
+    }
 }
 
 fn answer<T: serde::Serialize>(outcome: Result<std::io::Result<T>, tokio::task::JoinError>) -> Response {

@@ -25,6 +25,8 @@ enum Kind {
     Tar,
     /// The files.
     Local,
+    /// The registries of the image's names, which the daemon sends it to.
+    Registry,
 }
 
 impl Output {
@@ -43,9 +45,10 @@ impl Output {
                         "docker" => Kind::Docker,
                         "tar" => Kind::Tar,
                         "local" => Kind::Local,
+                        "registry" => Kind::Registry,
                         other => {
                             return Err(Error::new(format!("`type={other}` is not an output")).hint(
-                                "oci, docker, tar and local are; the image is in the daemon's store anyway",
+                                "oci, docker, tar, local and registry are; the image is in the daemon's store anyway",
                             ));
                         }
                     });
@@ -58,6 +61,7 @@ impl Output {
             }
         }
         match (kind, dest) {
+            (Some(Kind::Registry), None) => Ok(Self { kind: Kind::Registry, dest: PathBuf::new() }),
             (Some(kind), Some(dest)) => Ok(Self { kind, dest }),
             (Some(Kind::Local), None) | (None, _) => {
                 Err(Error::new(format!("the output `{text}` is not complete"))
@@ -65,6 +69,10 @@ impl Output {
             }
             (Some(kind), None) => Ok(Self { kind, dest: "-".into() }),
         }
+    }
+
+    pub fn is_registry(&self) -> bool {
+        self.kind == Kind::Registry
     }
 
     pub async fn write(&self, remote: &Remote, image: &BuiltImage) -> Result<()> {
@@ -80,6 +88,7 @@ impl Output {
         }
         let (name, dest) = (image.names.clone(), self.dest.clone());
         match self.kind {
+            Kind::Registry => Ok(()), // the daemon did it
             Kind::Oci => oci(&bytes, image, blobs, self.open()?).context(|| cannot(&dest)),
             Kind::Docker => docker(&manifest, &name, blobs, self.open()?).context(|| cannot(&dest)),
             Kind::Tar => {
