@@ -49,11 +49,11 @@ const DOORS: &[(&str, &[&str])] = &[
     ("seccompiler", &["naru-runtime"]),
     ("rtnetlink", &["naru-net"]),
     ("clap", &["naru"]),
-    ("axum", &["kube-api", "naru-git", "naru-registry", "naru"]),
+    ("axum", &["kube-api", "naru-git", "naru-registry", "naru-engine-api", "naru"]),
     ("rcgen", &["kube-api"]),
     ("kube", &["naru-client", "naru"]),
     ("github-actions-expressions", &["naru-plan-dialects"]),
-    ("tar", &["naru-image", "naru-builder", "naru"]),
+    ("tar", &["naru-image", "naru-builder", "naru-engine-api", "naru"]),
 ];
 
 pub fn check() -> Vec<String> {

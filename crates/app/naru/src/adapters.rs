@@ -98,6 +98,7 @@ impl NodeStreams for Streams {
             tail_lines: request.tail_lines,
             since_seconds: request.since_seconds,
             limit_bytes: request.limit_bytes,
+            records: false,
         };
         self.0.logs(request).await.map_err(stream_error)
     }
@@ -113,6 +114,7 @@ impl NodeStreams for Streams {
             stdout: request.stdout,
             stderr: request.stderr,
             tty: request.tty,
+            ..naru_node::ExecRequest::default()
         };
         self.0.exec(request).await.map(session).map_err(stream_error)
     }

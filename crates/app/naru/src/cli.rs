@@ -107,6 +107,12 @@ pub enum Command {
         #[arg(long)]
         path: bool,
     },
+    /// The socket for Docker's clients: `export $(naru docker-socket)`.
+    DockerSocket {
+        /// Print the path alone.
+        #[arg(long)]
+        path: bool,
+    },
     /// The token that may push, as git's password.
     Token,
     /// Take an example through the whole loop under load, and show what happened.
@@ -186,6 +192,10 @@ pub struct ServeArgs {
     /// Default: ~/.docker/config.json.
     #[arg(long, value_name = "FILE")]
     pub docker_config: Option<PathBuf>,
+    /// The socket for docker, docker compose and other clients of the Docker Engine API. Without this it is
+    /// `docker.sock` in the data directory.
+    #[arg(long, value_name = "PATH")]
+    pub docker_socket: Option<PathBuf>,
     /// Name the service that answered in the header `x-naru-backend`.
     #[arg(long)]
     pub backend_header: bool,
@@ -261,6 +271,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Top => commands::top::run(&global).await,
             Command::Secret { repository, name } => commands::secret::run(&global, &repository, &name).await,
             Command::Kubeconfig { path } => commands::connect::kubeconfig(&global, path),
+            Command::DockerSocket { path } => commands::connect::docker_socket(&global, path),
             Command::Token => commands::connect::token(&global),
             Command::Demo(args) => commands::demo::run(&args).await,
             Command::Destroy => commands::destroy::run(&global).await,

@@ -16,6 +16,9 @@ pub struct Endpoints {
     #[serde(default)]
     pub gateway_tls: Option<String>,
     pub kubeconfig: PathBuf,
+    /// The socket for Docker's clients.
+    #[serde(default)]
+    pub docker: PathBuf,
 }
 
 pub fn endpoints_path(data_dir: &Path) -> PathBuf {

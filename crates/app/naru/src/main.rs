@@ -7,6 +7,7 @@ mod adapters;
 mod cli;
 mod commands;
 mod connection;
+mod engine_node;
 mod error;
 mod serve;
 

@@ -9,10 +9,12 @@ mod images;
 use crate::adapters::{Images, Measured, Streams};
 use crate::cli::{Global, ServeArgs};
 use crate::connection::{self, Endpoints};
+use crate::engine_node::EngineNode;
 use crate::error::{Context, Error, Result};
 use kube_api::Api;
 use naru_builder::{BuildLogs, Builder, ControllerConfig, Keeper, KeeperConfig};
 use naru_client::Client;
+use naru_engine_api::Engine;
 use naru_gateway::Gateway;
 use naru_git::Tokens;
 use naru_image::{HostImageConfig, ImageStore};
@@ -33,6 +35,9 @@ use tokio_util::sync::CancellationToken;
 /// Labels that `runs-on` may name without configuration; all mean the host image.
 pub const DEFAULT_RUNNERS: &[&str] =
     &["ubuntu-latest", "ubuntu-24.04", "ubuntu-22.04", "self-hosted", "linux", "x64"];
+
+/// Where the pods of Docker's containers are.
+const DOCKER_NAMESPACE: &str = "docker";
 
 /// Builds side by side: they share the machine with the apps.
 const BUILDS_PARALLEL: usize = 2;
@@ -56,6 +61,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let mut node_config = node_settings.to_config(data_dir, exe.clone())?;
     let filtering = naru_net::can_filter().await;
     node_config.cluster_dns = filtering.then_some(naru_net::DNS_ADDRESS.into());
+    let (name_server, subnet) = (node_config.cluster_dns, node_config.subnet);
     let network_config = naru_net::Config::new(&node_config.bridge, node_config.subnet);
     let node_name = node_config.node_name.clone();
     let mut api_config = kube_api::Config::new(data_dir.join("api"), env!("CARGO_PKG_VERSION"));
@@ -79,7 +85,9 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let node = node.context(|| "the node cannot start".into())?;
     api.set_streams(Arc::new(Streams(node.clone())));
     let network = match filtering {
-        true => naru_net::start_cluster(client.clone(), network_config, node_name, shutdown.clone()).await,
+        true => {
+            naru_net::start_cluster(client.clone(), network_config, node_name.clone(), shutdown.clone()).await
+        }
         false => {
             tracing::warn!("nft cannot be used: services have no addresses and network policies no effect");
             Vec::new()
@@ -114,6 +122,23 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         client.clone(),
         shutdown.clone(),
     );
+    let docker = args.docker_socket.clone().unwrap_or_else(|| data_dir.join("docker.sock"));
+    let docker_listener = naru_engine_api::listen(&docker).map_err(|it| {
+        Error::new(format!("cannot listen on {}: {it}", docker.display()))
+            .hint("choose another path with --docker-socket; it has at most 107 bytes")
+    })?;
+    let docker_config = naru_engine_api::Config {
+        namespace: DOCKER_NAMESPACE.into(),
+        node_name,
+        data_dir: data_dir.clone(),
+        name_server,
+        gateway: node.bridge_address(),
+        subnet: subnet.to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let engine_node = Arc::new(EngineNode(node.clone()));
+    let engine = Engine::start(docker_config, client.clone(), images.clone(), engine_node).await;
+    let engine = engine.context(|| "Docker's clients cannot be served".into())?;
     let kubeconfig = api.write_kubeconfig(&format!("https://{api_address}"))?;
     let endpoints = Endpoints {
         pid: std::process::id(),
@@ -122,6 +147,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         gateway: format!("http://{}", reachable(gateway_address)),
         gateway_tls: tls_address.map(|it| format!("https://{}", reachable(it))),
         kubeconfig,
+        docker,
     };
     write_private(&connection::endpoints_path(data_dir), &serde_json::to_string(&endpoints)?)?;
 
@@ -160,6 +186,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         token: secret_text(&connection::push_token_path(data_dir))?,
     });
     let mut servers = vec![tokio::spawn(http::serve(listener, router.clone(), shutdown.clone()))];
+    servers.push(tokio::spawn(engine.serve(docker_listener, shutdown.clone())));
     if let Some(listener) = pod_listener {
         servers.push(tokio::spawn(http::serve(listener, router, shutdown.clone())));
     }
@@ -221,6 +248,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     naru_git::record_all(&client, &git.root, NAMESPACE).await?;
 
     tracing::info!(api = %endpoints.api, http = %endpoints.http, gateway = %endpoints.gateway, "naru serves");
+    tracing::info!("for docker and docker compose: export DOCKER_HOST=unix://{}", endpoints.docker.display());
     if args.print_endpoints {
         let mut out = std::io::stdout();
         writeln!(out, "{}", serde_json::to_string(&endpoints)?)?;

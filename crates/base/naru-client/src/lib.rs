@@ -382,6 +382,20 @@ impl Client {
         self.send("create", Method::POST, path, "application/json", bytes_of(body)).await
     }
 
+    /// Strategic merge patch of something below an object, such as the resources of a pod (`resize`).
+    pub async fn patch_below(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        patch: &Value,
+    ) -> Result<Value> {
+        let path = format!("{}/{subresource}", kind.path(Some(namespace), Some(name)));
+        let content_type = "application/strategic-merge-patch+json";
+        self.send("patch", Method::PATCH, path, content_type, bytes_of(patch)).await
+    }
+
     /// One watch from a resource version on; ends when the server ends it.
     async fn watch(
         &self,

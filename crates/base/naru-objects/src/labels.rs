@@ -24,3 +24,10 @@ pub const MANAGER: &str = "naru";
 pub const APP_FILE: &str = "naru.dev/app-file";
 /// Annotation on a run: the name of the release that came of it.
 pub const RELEASED: &str = "naru.dev/released";
+/// Annotation on a pod: it can be stopped and started again; says which of its lives is wanted.
+pub const LIFE: &str = "naru.dev/life";
+/// Annotation on a pod: what a Pod has no words for, such as a user by name or a limit of open files.
+pub const OPTIONS: &str = "naru.dev/options";
+/// Annotation on a pod: the networks that it is a member of, each with the names by which the other members
+/// find it.
+pub const NETWORKS: &str = "naru.dev/networks";

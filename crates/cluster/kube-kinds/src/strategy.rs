@@ -108,7 +108,9 @@ pub fn resize_pod(kind: &Kind, old: &Value, asked: Value) -> Result<Value, Failu
     let mut causes = Vec::new();
     for field in ["containers", "initContainers"] {
         let wanted = asked["spec"][field].as_array().map_or(&[][..], Vec::as_slice);
-        let containers = new["spec"][field].as_array_mut().map_or(&mut [][..], Vec::as_mut_slice);
+        // Looked up, not indexed: a field that is not there must not come to be as null.
+        let containers = new["spec"].get_mut(field).and_then(Value::as_array_mut);
+        let containers = containers.map_or(&mut [][..], Vec::as_mut_slice);
         for (index, container) in containers.iter_mut().enumerate() {
             let Some(wanted) = wanted.iter().find(|it| it["name"] == container["name"]) else { continue };
             let mut resized = container.clone();

@@ -6,10 +6,11 @@
 
 mod forward;
 mod message;
+mod neighbours;
 mod zone;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ struct Server {
 
 impl Server {
     /// The answer to one message; `None` when it is no question.
-    async fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    async fn answer(&self, query: &[u8], transport: Transport, asker: IpAddr) -> Option<Vec<u8>> {
         let question = Question::parse(query)?;
         let (services, slices, pods, namespaces) = (
             self.caches.services.list(),
@@ -98,6 +99,11 @@ impl Server {
         } else {
             usize::from(u16::MAX)
         };
+        if let IpAddr::V4(asker) = asker
+            && let Some(answer) = neighbours::answer(&pods, asker, &question)
+        {
+            return Some(message::encode(query, &question, &answer, size_max));
+        }
         if let Some(mut answer) = zone.answer(&question) {
             if let Some(outside) = answer.outside.take() {
                 // An alias of something outside: its addresses are in the same answer.
@@ -130,7 +136,7 @@ async fn datagrams(server: Arc<Server>, socket: Arc<UdpSocket>) {
         let (server, socket, query) = (server.clone(), socket.clone(), buffer[..length].to_vec());
         tokio::spawn(async move {
             let _permit = permit;
-            if let Some(answer) = server.answer(&query, Transport::Udp).await {
+            if let Some(answer) = server.answer(&query, Transport::Udp, from.ip()).await {
                 // Who does not get it asks again.
                 let _ = socket.send_to(&answer, from).await;
             }
@@ -155,13 +161,14 @@ async fn connections(server: Arc<Server>, listener: TcpListener) {
 }
 
 async fn conversation(server: &Server, mut stream: TcpStream) -> io::Result<()> {
+    let asker = stream.peer_addr()?.ip();
     loop {
         let Ok(length) = tokio::time::timeout(CONNECTION_IDLE, stream.read_u16()).await else {
             return Ok(());
         };
         let mut query = vec![0; usize::from(length?)];
         tokio::time::timeout(CONNECTION_IDLE, stream.read_exact(&mut query)).await??;
-        let Some(answer) = server.answer(&query, Transport::Tcp).await else { return Ok(()) };
+        let Some(answer) = server.answer(&query, Transport::Tcp, asker).await else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         stream.write_all(&[&length.to_be_bytes(), answer.as_slice()].concat()).await?;
     }

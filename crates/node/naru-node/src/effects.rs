@@ -133,6 +133,17 @@ pub(crate) struct StartJob {
 
 pub(crate) async fn start_container(job: StartJob) -> Result<Started, StartError> {
     let config = configure(&job).await.map_err(StartError::Blocked)?;
+    if job.pod.life.is_some() {
+        let (pod, container) = (job.shared.pod_directory(&job.pod.uid), job.container.name.clone());
+        let attempt = job.attempt;
+        let carried = blocking(move || crate::inside::carry_files(&pod, &container, attempt)).await;
+        carried
+            .map_err(|error| StartError::Blocked(format!("cannot keep the container's files: {error}")))?;
+        for early in job.shared.take_early(&job.pod.uid) {
+            early.join(&job.sandbox, &config.id).await;
+        }
+        return job.sandbox.start(&config).await.map_err(StartError::Runtime);
+    }
     if let Some(older) = job.attempt.checked_sub(1) {
         // Its files are of no use; its log stays, for `--previous`.
         let older_id = container_id(&job.container.name, older);
@@ -170,7 +181,12 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
         allocatable: provide::allocatable(shared),
         services: &services,
     };
-    let environment = environment::environment(container, &job.image, &sources, &place)?;
+    let mut environment = environment::environment(container, &job.image, &sources, &place)?;
+    environment.retain(|(name, _)| {
+        let of_image = || job.image.env.iter().any(|it| it.split('=').next() == Some(name));
+        let own = || container.env.iter().any(|(it, _)| it == name) || of_image();
+        !pod.options.unset.contains(name) && (!pod.options.plain_environment || own())
+    });
     let arguments = environment::command_line(container, &job.image, &environment);
     let root = RootFs {
         lower_directories: job.image.lower_dirs.clone(),
@@ -191,7 +207,11 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
     };
     config.user = User {
         // A number in the pod replaces the image's user, with its group.
-        name: if container.user.is_some() { String::new() } else { job.image.user.clone() },
+        name: match (&pod.options.user, container.user) {
+            (_, Some(_)) => String::new(),
+            (Some(user), None) => user.clone(),
+            (None, None) => job.image.user.clone(),
+        },
         uid: container.user,
         gid: container.group,
         supplementary_gids: container.supplementary_groups.clone(),
@@ -216,7 +236,10 @@ async fn configure(job: &StartJob) -> Result<ContainerConfig, String> {
     config.memory_bytes_max = container.resources.memory_bytes_max;
     config.cpu_millis_max = container.resources.cpu_millis_max;
     config.cpu_millis_request = container.resources.cpu_millis_request;
-    config.log = Some(log_path(&directory, &container.name, job.attempt));
+    config.pids_max = pod.options.pids_max.map_or(config.pids_max, |max| max.min(config.pids_max));
+    config.resource_limits =
+        pod.options.limits.iter().map(|it| (it.name.clone(), it.soft, it.hard)).collect();
+    config.log = Some(log_path(&directory, &container.name, pod.log_number(job.attempt)));
     config.pids_of = target_of(job)?;
     config.stdin = container.stdin;
     config.stdin_once = container.stdin_once;
@@ -333,6 +356,8 @@ pub(crate) async fn ask_inside(
         arguments: command.to_vec(),
         environment: Vec::new(),
         working_directory: None,
+        user: None,
+        privileged: false,
         stdin: false,
         terminal: false,
     };
@@ -385,6 +410,7 @@ pub(crate) async fn tear_down(
     directory: &Path,
     uid: &str,
     address: Option<&str>,
+    keeps_files: bool,
 ) {
     let clean = match sandbox {
         Some(sandbox) => sandbox.shutdown().await.is_ok(),
@@ -397,8 +423,8 @@ pub(crate) async fn tear_down(
     if let Some(address) = address {
         shared.release(address);
     }
-    // Exit files and the specification are small; these are not.
-    if let Ok(mut entries) = tokio::fs::read_dir(directory.join("c")).await {
+    // Exit files and the specification are small; these are not. A pod with another life keeps them.
+    if !keeps_files && let Ok(mut entries) = tokio::fs::read_dir(directory.join("c")).await {
         while let Ok(Some(entry)) = entries.next_entry().await {
             for part in ["upper", "work"] {
                 remove_directory(&entry.path().join(part)).await;

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::pod::{DesiredContainer, MessagePolicy};
+use crate::pod::{DesiredContainer, DesiredPod, MessagePolicy};
 use crate::worker::container_id;
 use crate::{effects, logs};
 
@@ -32,13 +32,19 @@ pub fn prepare(pod_directory: &Path, id: &str) -> Result<PathBuf, String> {
 }
 
 /// What the container's status says about its end.
-pub fn of(pod_directory: &Path, container: &DesiredContainer, attempt: u32, code: i32) -> String {
+pub fn of(
+    pod_directory: &Path,
+    pod: &DesiredPod,
+    container: &DesiredContainer,
+    attempt: u32,
+    code: i32,
+) -> String {
     let mut bytes = Vec::new();
     if let Ok(file) = File::open(path(pod_directory, &container_id(&container.name, attempt))) {
         let _ = file.take(MESSAGE_BYTES_MAX).read_to_end(&mut bytes);
     }
     if bytes.is_empty() && code != 0 && container.message_policy == MessagePolicy::FallbackToLogsOnError {
-        let log = effects::log_path(pod_directory, &container.name, attempt);
+        let log = effects::log_path(pod_directory, &container.name, pod.log_number(attempt));
         bytes = logs::tail(&log, LOG_LINES_MAX, LOG_BYTES_MAX);
     }
     String::from_utf8_lossy(&bytes).into_owned()
@@ -63,10 +69,10 @@ mod tests {
             "2026-11-22T01:44:05.000000007Z stdout F out\n2026-11-22T01:44:05.000000007Z stderr F bad\n",
         )
         .unwrap();
-        assert_eq!(of(directory.path(), &pod.containers[0], 0, 1), "out\nbad\n");
-        assert_eq!(of(directory.path(), &pod.containers[0], 0, 0), "");
-        assert_eq!(of(directory.path(), &pod.containers[1], 0, 1), "");
+        assert_eq!(of(directory.path(), &pod, &pod.containers[0], 0, 1), "out\nbad\n");
+        assert_eq!(of(directory.path(), &pod, &pod.containers[0], 0, 0), "");
+        assert_eq!(of(directory.path(), &pod, &pod.containers[1], 0, 1), "");
         fs::write(prepare(directory.path(), "a-0").unwrap(), "DONE").unwrap();
-        assert_eq!(of(directory.path(), &pod.containers[0], 0, 1), "DONE");
+        assert_eq!(of(directory.path(), &pod, &pod.containers[0], 0, 1), "DONE");
     }
 }

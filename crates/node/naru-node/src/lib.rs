@@ -25,6 +25,7 @@ mod grpc;
 mod guard;
 mod http_get;
 mod image;
+mod inside;
 mod last_words;
 mod logs;
 mod machine;
@@ -58,6 +59,9 @@ use naru_objects::kinds;
 use naru_runtime::{HelperProgram, cgroup};
 use serde_json::Value;
 use tokio::task::JoinHandle;
+
+pub use crate::inside::{ContainerFiles, Facts, RootWork};
+pub use naru_runtime::{Mount, cgroup::Detail};
 
 pub use crate::image::{Credential, HostRoot, ImageError, ImageInfo, ImageService, PullPolicy};
 pub use crate::logs::LogRequest;
@@ -251,7 +255,7 @@ impl Agent {
             tracing::info!(pod = record.as_ref().map(|it| it.name.as_str()), "ending a pod that is gone");
             let address = record.and_then(|record| record.address);
             let sandbox = naru_runtime::Sandbox::adopt(&directory).ok().flatten();
-            effects::tear_down(&self.shared, sandbox, &directory, &uid, address.as_deref()).await;
+            effects::tear_down(&self.shared, sandbox, &directory, &uid, address.as_deref(), false).await;
             effects::remove_directory(&directory).await;
         }
     }

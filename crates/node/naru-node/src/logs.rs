@@ -24,6 +24,8 @@ pub struct LogRequest {
     /// The container before the last restart.
     pub previous: bool,
     pub timestamps: bool,
+    /// Whole records with time, stream and tag, as they are on the disk.
+    pub records: bool,
     pub tail_lines: Option<u64>,
     pub since_seconds: Option<u64>,
     pub limit_bytes: Option<u64>,
@@ -207,6 +209,7 @@ pub(crate) fn tail(path: &Path, lines_max: usize, bytes_max: usize) -> Vec<u8> {
 
 struct Format {
     timestamps: bool,
+    records: bool,
     since: Option<Timestamp>,
     skip_lines: u64,
     left: u64,
@@ -229,6 +232,7 @@ impl Format {
     fn new(request: &LogRequest, since: Option<Timestamp>) -> Self {
         Self {
             timestamps: request.timestamps,
+            records: request.records,
             since,
             skip_lines: 0,
             left: request.limit_bytes.unwrap_or(u64::MAX),
@@ -248,6 +252,10 @@ impl Format {
         let ends = tag == b'F';
         if self.skip_lines > 0 {
             self.skip_lines -= u64::from(ends);
+            return;
+        }
+        if self.records {
+            out.extend_from_slice(record);
             return;
         }
         let from = out.len();

@@ -4,12 +4,17 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::pod::{DesiredContainer, DesiredPod, RestartPolicy, Role};
+use crate::pod::{DesiredContainer, DesiredPod, Life, RestartPolicy, Role};
 use crate::state::{CommitState, ContainerState, Deletion, Ended, ImageState, Observed, Phase, SandboxState};
 
 /// Kubernetes' restart back-off: at once, then 10 s, 20 s, 40 s ... 5 min.
 const BACK_OFF_FIRST: SignedDuration = SignedDuration::from_secs(10);
 const BACK_OFF_MAX: SignedDuration = SignedDuration::from_secs(300);
+/// And Docker's, for a pod with several lives.
+const LIFE_BACK_OFF_FIRST: SignedDuration = SignedDuration::from_millis(100);
+const LIFE_BACK_OFF_MAX: SignedDuration = SignedDuration::from_secs(60);
+const LIFE_BACK_OFF_RESET: SignedDuration = SignedDuration::from_secs(10);
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     CreateSandbox,
@@ -36,6 +41,8 @@ pub enum Action {
         message: String,
     },
     TearDown,
+    /// The next life of a pod that has several.
+    Begin,
     DeleteObject,
 }
 
@@ -64,7 +71,17 @@ pub enum PodPhase {
     Failed,
 }
 
-pub fn should_restart(pod: &DesiredPod, container: &DesiredContainer, ended: &Ended) -> bool {
+pub fn should_restart(
+    pod: &DesiredPod,
+    container: &DesiredContainer,
+    state: &ContainerState,
+    ended: &Ended,
+) -> bool {
+    if let (Some(life), Role::Main) = (&pod.life, container.role) {
+        // A program that cannot be started is told to who wanted it, and not tried for ever.
+        let tried = ended.reason == "StartError";
+        return !tried && life.restarts(ended.code, ended.attempt.saturating_sub(state.first_attempt));
+    }
     match (container.role, pod.restart_policy) {
         (Role::Ephemeral, _) => false,
         (Role::Sidecar, _) => true,
@@ -75,7 +92,15 @@ pub fn should_restart(pod: &DesiredPod, container: &DesiredContainer, ended: &En
 }
 
 /// When a container that ended may begin again.
-pub fn restart_at(state: &ContainerState, ended: &Ended) -> Timestamp {
+pub fn restart_at(pod: &DesiredPod, state: &ContainerState, ended: &Ended) -> Timestamp {
+    if pod.life.is_some() {
+        // Docker's: a tenth of a second, doubled up to a minute; one that held on for a while begins anew.
+        let ran = ended.started_at.map(|since| ended.finished_at.duration_since(since));
+        let held = ran.is_some_and(|ran| ran >= LIFE_BACK_OFF_RESET);
+        let doublings = if held { 0 } else { state.streak.saturating_sub(1).min(16) };
+        let delay = LIFE_BACK_OFF_FIRST.checked_mul(1 << doublings).unwrap_or(LIFE_BACK_OFF_MAX);
+        return ended.finished_at + delay.min(LIFE_BACK_OFF_MAX);
+    }
     let delay = match state.streak {
         0 | 1 => SignedDuration::ZERO,
         streak => {
@@ -93,7 +118,11 @@ pub fn pod_phase(pod: &DesiredPod, seen: &Observed) -> PodPhase {
     for container in pod.init_containers.iter().filter(|it| it.role == Role::Init) {
         match &seen.container(&container.name).phase {
             Phase::Ended(ended) if ended.code == 0 => {}
-            Phase::Ended(ended) if !should_restart(pod, container, ended) => return PodPhase::Failed,
+            Phase::Ended(ended)
+                if !should_restart(pod, container, seen.container(&container.name), ended) =>
+            {
+                return PodPhase::Failed;
+            }
             _ => return PodPhase::Pending,
         }
     }
@@ -161,7 +190,7 @@ fn is_final(
     ended: &Ended,
 ) -> bool {
     let committed = pod.commit.is_none() || ended.code != 0 || state.commit == CommitState::Done;
-    let again = state.replace || should_restart(pod, container, ended);
+    let again = state.replace || should_restart(pod, container, state, ended);
     committed && (seen.deletion.is_some() || !again)
 }
 
@@ -174,6 +203,11 @@ pub fn plan(pod: &DesiredPod, seen: &Observed, drain: SignedDuration, now: Times
         return plan;
     }
     if !pod.problems.is_empty() {
+        return plan;
+    }
+    if let Some(life) = &pod.life
+        && plan_life(pod, life, seen, now, &mut plan)
+    {
         return plan;
     }
     let phase = pod_phase(pod, seen);
@@ -238,6 +272,24 @@ pub fn plan(pod: &DesiredPod, seen: &Observed, drain: SignedDuration, now: Times
     plan
 }
 
+/// The turns of a pod with several lives; false while the present one just goes on.
+fn plan_life(pod: &DesiredPod, life: &Life, seen: &Observed, now: Timestamp, plan: &mut Plan) -> bool {
+    let next = life.run > seen.run;
+    let over = life.stopped || seen.failed.is_some() || main_outcome(pod, seen).is_some();
+    if seen.run > 0 && (over || next) {
+        let grace = SignedDuration::from_secs(life.grace.unwrap_or(pod.grace_seconds));
+        let grace = seen.end_grace.unwrap_or(grace);
+        if !plan_stops(pod, seen, grace, None, now, plan) || !plan_tear_down(seen, plan) {
+            return true;
+        }
+    }
+    if next && !life.stopped {
+        plan.act(Action::Begin);
+        return true;
+    }
+    over || seen.run == 0
+}
+
 fn plan_container(
     pod: &DesiredPod,
     container: &DesiredContainer,
@@ -273,8 +325,8 @@ fn plan_container(
                 plan.act(Action::Commit { container: name() });
             } else if state.replace {
                 plan_begin(container, state, ended.attempt + 1, now, plan);
-            } else if should_restart(pod, container, ended) {
-                let at = restart_at(state, ended);
+            } else if should_restart(pod, container, state, ended) {
+                let at = restart_at(pod, state, ended);
                 if now >= at {
                     plan_begin(container, state, ended.attempt + 1, now, plan);
                 } else {

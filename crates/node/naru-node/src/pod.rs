@@ -3,6 +3,7 @@
 //! would be worse than saying so.
 
 mod container;
+mod life;
 mod sysctl;
 mod volume;
 
@@ -13,6 +14,7 @@ use naru_runtime::Slice;
 use serde_json::Value;
 
 pub use self::container::{DesiredContainer, EnvValue, Hook, MessagePolicy, Resources, Role, Seccomp};
+pub use self::life::{Life, Options};
 pub use self::volume::{FileSource, ObjectSource, TokenSource, Volume};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +81,9 @@ pub struct DesiredPod {
     pub service_account: String,
     pub priority: i64,
     pub slice: Slice,
+    /// It can be stopped and started again.
+    pub life: Option<Life>,
+    pub options: Options,
     /// Keep what the container wrote as a layer under this id.
     pub commit: Option<String>,
     pub problems: Vec<Problem>,
@@ -92,6 +97,11 @@ impl DesiredPod {
 
     pub fn container(&self, name: &str) -> Option<&DesiredContainer> {
         self.all().find(|container| container.name == name)
+    }
+
+    /// Which log an attempt writes to: all lives of a pod with several share one.
+    pub fn log_number(&self, attempt: u32) -> u32 {
+        if self.life.is_some() { 0 } else { attempt }
     }
 
     pub fn sidecars(&self) -> impl DoubleEndedIterator<Item = &DesiredContainer> {
@@ -194,10 +204,24 @@ pub fn lower_pod(pod: &Value) -> DesiredPod {
             message: format!("a pod with the annotation {} needs exactly one container", labels::COMMIT),
         });
     }
+    let (life, options) = life::lower(&metadata["annotations"]).unwrap_or_else(|message| {
+        problems.push(Problem { container: String::new(), reason: "Unsupported", message });
+        (None, Options::default())
+    });
+    if life.is_some() && (containers.len() != 1 || !init_containers.is_empty()) {
+        problems.push(Problem {
+            container: String::new(),
+            reason: "Unsupported",
+            message: format!("a pod with the annotation {} needs exactly one container", labels::LIFE),
+        });
+    }
     let slice = [&metadata["labels"][labels::SLICE], &metadata["annotations"][labels::SLICE]]
         .iter()
         .find_map(|value| value.as_str());
-    let short: String = some_text(&spec["hostname"])
+    let short: String = options
+        .hostname
+        .clone()
+        .or_else(|| some_text(&spec["hostname"]))
         .unwrap_or_else(|| name.clone())
         .chars()
         .take(HOST_NAME_BYTES_MAX)
@@ -264,6 +288,8 @@ pub fn lower_pod(pod: &Value) -> DesiredPod {
         service_account: some_text(&spec["serviceAccountName"]).unwrap_or_else(|| "default".to_owned()),
         priority: spec["priority"].as_i64().unwrap_or(0),
         slice: if slice == Some("pipelines") { Slice::Pipelines } else { Slice::Apps },
+        life,
+        options,
         commit,
         problems,
         namespace,

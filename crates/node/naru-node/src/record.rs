@@ -22,6 +22,8 @@ pub struct Record {
     pub failed: Option<(String, String)>,
     /// The pod was finished and torn down.
     pub gone: bool,
+    #[serde(default)]
+    pub run: u32,
     pub containers: BTreeMap<String, ContainerRecord>,
 }
 
@@ -43,6 +45,8 @@ pub struct ContainerRecord {
     #[serde(default)]
     pub resources: serde_json::Value,
     pub committed: bool,
+    #[serde(default)]
+    pub first_attempt: u32,
     /// The attempt was given to the shim, which may or may not have begun it.
     pub begun: bool,
     pub ended: Option<Ended>,
@@ -65,6 +69,7 @@ impl Record {
             started_at: seen.started_at,
             failed: seen.failed.clone(),
             gone: seen.sandbox == SandboxState::Gone,
+            run: seen.run,
             containers: containers.collect(),
         }
     }
@@ -101,6 +106,7 @@ impl Record {
         Observed {
             sandbox: if self.gone { SandboxState::Gone } else { SandboxState::Absent },
             containers,
+            run: self.run,
             started_at: self.started_at,
             failed: self.failed.clone(),
             ..Observed::default()
@@ -125,6 +131,7 @@ impl ContainerRecord {
             replace: state.replace,
             image_name: state.image_name.clone(),
             resources: state.resources.clone(),
+            first_attempt: state.first_attempt,
             committed: state.commit == CommitState::Done,
             begun: matches!(state.phase, Phase::Starting | Phase::Running { .. }),
             ended,
@@ -144,6 +151,7 @@ impl ContainerRecord {
             replace: self.replace,
             image_name: self.image_name.clone(),
             resources: self.resources.clone(),
+            first_attempt: self.first_attempt,
             commit: if self.committed { CommitState::Done } else { CommitState::Wanted },
             phase: self.ended.clone().map_or(Phase::Waiting, Phase::Ended),
             last: self.last.clone(),

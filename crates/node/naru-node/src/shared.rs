@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub evictions: mpsc::Sender<(String, String)>,
     pub evicted: Mutex<Option<mpsc::Receiver<(String, String)>>>,
     pub samples: crate::stats::Samples,
+    /// Who waits for the start of a pod's container to be there from its first byte on, by the pod's uid.
+    pub early: Mutex<HashMap<String, Vec<crate::inside::Early>>>,
     pods: RwLock<BTreeMap<String, PodView>>,
     events: mpsc::Sender<PodEvent>,
     inbox: Mutex<Option<mpsc::Receiver<PodEvent>>>,
@@ -61,6 +63,8 @@ pub(crate) struct PodView {
     pub sandbox: Option<Sandbox>,
     pub main_container: String,
     pub containers: Vec<ContainerView>,
+    /// All attempts write to one log.
+    pub one_log: bool,
     pub bounds: Bounds,
 }
 
@@ -113,6 +117,7 @@ impl Shared {
             evictions,
             evicted: Mutex::new(Some(evicted)),
             samples: crate::stats::Samples::default(),
+            early: Mutex::default(),
             pods: RwLock::default(),
             events,
             inbox: Mutex::new(Some(inbox)),

@@ -164,6 +164,8 @@ pub struct ContainerState {
     pub image_name: String,
     pub resources: Value,
     pub commit: CommitState,
+    /// The first attempt of the pod's present life.
+    pub first_attempt: u32,
     /// Failures in a row, for the time until the next try.
     pub image_failures: u32,
     pub blocked_times: u32,
@@ -210,6 +212,8 @@ pub struct Observed {
     /// Failures in a row.
     pub sandbox_failures: u32,
     pub containers: BTreeMap<String, ContainerState>,
+    /// The life that began last, of a pod that has several.
+    pub run: u32,
     pub deletion: Option<Deletion>,
     /// When the node first saw the pod.
     pub started_at: Option<Timestamp>,

@@ -123,6 +123,10 @@ pub fn pod_status(about: &About, now: Timestamp) -> Value {
     if let SandboxState::Ready { address } = &seen.sandbox {
         status.insert("podIP".into(), json!(address));
         status.insert("podIPs".into(), replaced(json!({"ip": address})));
+    } else if pod.life.is_some() {
+        // Its next life has another one, and somebody else may have this one by then.
+        status.insert("podIP".into(), Value::Null);
+        status.insert("podIPs".into(), Value::Null);
     }
     // A merge patch forgets only what it says to forget.
     let (reason, message) = match (&seen.failed, pod.problems.first()) {
@@ -237,12 +241,12 @@ fn states(
                 // Its work is not done before its files are kept.
                 return (json!({"running": {"startedAt": time(since)}}), last);
             }
-            let again = state.replace || should_restart(pod, container, ended);
+            let again = state.replace || should_restart(pod, container, state, ended);
             let restarts = again && seen.deletion.is_none() && !over;
             if restarts && let ImageState::Failed(failure) = &state.image {
                 return (waiting(&failure.reason, &failure.message), terminated(ended));
             }
-            let at = restart_at(state, ended);
+            let at = restart_at(pod, state, ended);
             if restarts && !state.replace && now < at {
                 let delay = at.duration_since(ended.finished_at).as_secs();
                 let message = format!(
@@ -265,6 +269,9 @@ fn states(
             }
             if let SandboxState::Failed(failure) = &seen.sandbox {
                 return (waiting("ContainerCreating", &failure.message), last);
+            }
+            if pod.life.as_ref().is_some_and(|life| life.run == 0) {
+                return (waiting("Created", ""), last);
             }
             let reason =
                 if !is_init && !is_initialized(pod, seen) { "PodInitializing" } else { "ContainerCreating" };

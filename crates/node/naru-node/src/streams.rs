@@ -28,6 +28,12 @@ pub struct ExecRequest {
     /// Empty: the pod's first container.
     pub container: String,
     pub command: Vec<String>,
+    /// Added to the container's own.
+    pub environment: Vec<(String, String)>,
+    pub working_directory: Option<std::path::PathBuf>,
+    /// Instead of the container's own: `app`, `1000:1000`.
+    pub user: Option<String>,
+    pub privileged: bool,
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
@@ -94,7 +100,8 @@ impl Node {
             (false, _) if !container.began => return Err(about("is waiting to start: ContainerCreating")),
             (false, attempt) => attempt,
         };
-        let path = effects::log_path(&pod.directory, &container.name, attempt);
+        let number = if pod.one_log { 0 } else { attempt };
+        let path = effects::log_path(&pod.directory, &container.name, number);
         let (shared, uid, name) = (self.shared.clone(), pod.uid.clone(), container.name.clone());
         let running = move || {
             let pod = shared.view(&uid);
@@ -114,8 +121,10 @@ impl Node {
         let config = ExecConfig {
             container: worker::container_id(&container.name, container.attempt),
             arguments: request.command,
-            environment: Vec::new(),
-            working_directory: None,
+            environment: request.environment,
+            working_directory: request.working_directory,
+            user: request.user,
+            privileged: request.privileged,
             stdin: request.stdin,
             terminal: request.tty,
         };
@@ -149,25 +158,7 @@ impl Node {
         let id = worker::container_id(&container.name, container.attempt);
         let attachment = sandbox.attach(&id, request.stdin).await;
         let attachment = attachment.map_err(|error| StreamError::Failed(effects::chain(&error)))?;
-        let Attachment { stdin, stdout, stderr, resize, mut tasks } = attachment;
-        let (mut tell, exit) = oneshot::channel();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = tasks.ended() => {
-                    let _ = tell.send(0);
-                }
-                // Nobody listens any more; the container goes on.
-                () = tell.closed() => {}
-            }
-        });
-        Ok(ExecSession {
-            stdin: stdin.map(|it| Box::new(it) as Box<dyn AsyncWrite + Send + Unpin>),
-            stdout: Box::new(stdout),
-            stderr: (!request.tty && request.stderr)
-                .then(|| Box::new(stderr) as Box<dyn AsyncRead + Send + Unpin>),
-            resize: request.tty.then_some(resize),
-            exit,
-        })
+        Ok(joined(attachment, &request))
     }
 
     /// A connection to a port of the pod, made inside its network: what listens on the pod's loopback alone
@@ -193,20 +184,46 @@ impl Node {
         })
     }
 
-    fn find(&self, namespace: &str, name: &str, uid: &str) -> Result<PodView, StreamError> {
+    pub(crate) fn find(&self, namespace: &str, name: &str, uid: &str) -> Result<PodView, StreamError> {
         let found = self.shared.find(namespace, name, uid);
         found.ok_or_else(|| StreamError::NotFound(format!("pods \"{name}\" not found on this node")))
     }
 }
 
-fn not_running(pod: &PodView, container: &crate::shared::ContainerView) -> StreamError {
+/// The streams of a container that was joined.
+pub(crate) fn joined(attachment: Attachment, request: &AttachRequest) -> ExecSession {
+    let Attachment { stdin, stdout, stderr, resize, mut tasks } = attachment;
+    let (mut tell, exit) = oneshot::channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = tasks.ended() => {
+                let _ = tell.send(0);
+            }
+            // Nobody listens any more; the container goes on.
+            () = tell.closed() => {}
+        }
+    });
+    ExecSession {
+        stdin: stdin.map(|it| Box::new(it) as Box<dyn AsyncWrite + Send + Unpin>),
+        stdout: Box::new(stdout),
+        stderr: (!request.tty && request.stderr)
+            .then(|| Box::new(stderr) as Box<dyn AsyncRead + Send + Unpin>),
+        resize: request.tty.then_some(resize),
+        exit,
+    }
+}
+
+pub(crate) fn not_running(pod: &PodView, container: &crate::shared::ContainerView) -> StreamError {
     StreamError::BadRequest(format!(
         "container \"{}\" in pod \"{}\" is not running",
         container.name, pod.name
     ))
 }
 
-fn find_container<'a>(pod: &'a PodView, name: &str) -> Result<&'a crate::shared::ContainerView, StreamError> {
+pub(crate) fn find_container<'a>(
+    pod: &'a PodView,
+    name: &str,
+) -> Result<&'a crate::shared::ContainerView, StreamError> {
     pod.container(name)
         .ok_or_else(|| StreamError::BadRequest(format!("container {name} is not valid for pod {}", pod.name)))
 }

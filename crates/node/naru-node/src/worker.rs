@@ -274,6 +274,7 @@ impl Worker {
             sandbox: self.sandbox.clone(),
             main_container: self.pod.containers.first().map(|it| it.name.clone()).unwrap_or_default(),
             containers,
+            one_log: self.pod.life.is_some(),
             bounds: crate::eviction::Bounds::of(&self.pod),
         });
     }

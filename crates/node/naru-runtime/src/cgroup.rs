@@ -4,6 +4,8 @@
 //! their weights), puts the shims somewhere that outlives the daemon, reads what a container used,
 //! and removes everything.
 
+mod detail;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Slice;
 use crate::spec;
+
+pub use self::detail::{Detail, detail, freeze, processes};
 
 /// One mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::config::{
     ContainerConfig, ContainerStatus, Exit, Request, Response, SandboxConfig, ShimRecord, StartFailure,
     Started,
 };
-use crate::helper::{CONTROL_DESCRIPTOR, ExecOrder, ExecResult};
+use crate::helper::{self, CONTROL_DESCRIPTOR, ExecOrder, ExecResult};
 use crate::shim::write_durably;
 use crate::sys;
 
@@ -230,11 +230,20 @@ impl Sandbox {
 
     /// Joins a running container's standard streams.
     pub async fn attach(&self, container: &str, stdin: bool) -> Result<Attachment, Error> {
+        self.join(container, stdin, false).await
+    }
+
+    /// As [`Sandbox::attach`] for a container that has not begun: nothing of its output is missed.
+    pub async fn attach_early(&self, container: &str, stdin: bool) -> Result<Attachment, Error> {
+        self.join(container, stdin, true).await
+    }
+
+    async fn join(&self, container: &str, stdin: bool, early: bool) -> Result<Attachment, Error> {
         let connection = |source| Error::Connection { id: self.id.clone(), source };
         let stream = UnixStream::connect(&self.socket).await.map_err(connection)?;
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
-        send(&mut writer, &Request::Attach { container: container.to_owned(), stdin })
+        send(&mut writer, &Request::Attach { container: container.to_owned(), stdin, early })
             .await
             .map_err(connection)?;
         let mut line = String::new();
@@ -293,6 +302,26 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Who somebody is by the user database of a running container.
+    async fn look_up_user(&self, container: &str, name: &str) -> Result<crate::spec::ResolvedUser, Error> {
+        let failed = |message: String| Error::Start {
+            container: container.to_owned(),
+            source: StartFailure { kind: crate::StartFailureKind::User, message },
+        };
+        let Some(ContainerStatus::Running(started)) = self.containers().await?.remove(container) else {
+            return Err(failed("the container does not run".to_owned()));
+        };
+        // The kernel's own link to the root is the one link to follow.
+        use nix::fcntl::{OFlag, open};
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let place = format!("/proc/{}/root", started.pid);
+        let root = open(place.as_str(), flags, nix::sys::stat::Mode::empty())
+            .map_err(|error| failed(format!("cannot open the container's root: {error}")))?;
+        let root = pathrs::Root::from_fd(root);
+        let user = crate::User { name: name.to_owned(), ..crate::User::default() };
+        crate::start::resolve_user(&root, &user).map_err(|failure| failed(failure.message))
+    }
+
     /// Runs another process in a running container; returns when it was executed.
     pub async fn exec(&self, program: &HelperProgram, config: &ExecConfig) -> Result<Exec, Error> {
         let prepare = |source| Error::Prepare { id: self.id.clone(), source };
@@ -313,6 +342,24 @@ impl Sandbox {
         }
         if let Some(directory) = &config.working_directory {
             process["cwd"] = json!(directory);
+        }
+        if let Some(user) = &config.user {
+            let found = self.look_up_user(&config.container, user).await?;
+            process["user"] =
+                json!({"uid": found.uid, "gid": found.gid, "additionalGids": found.additional_gids});
+            if let (Some(home), Some(environment)) = (found.home, process["env"].as_array_mut()) {
+                environment.retain(|it| !it.as_str().is_some_and(|it| it.starts_with("HOME=")));
+                environment.push(json!(format!("HOME={}", home.display())));
+            }
+        }
+        if config.privileged {
+            let bits = sys::bounding_capabilities();
+            let has = |(at, _): &(usize, &&str)| bits & (1 << at) != 0;
+            let all = crate::spec::CAPABILITIES_ALL.iter().enumerate().filter(has);
+            let all: Vec<String> = all.map(|(_, name)| format!("CAP_{name}")).collect();
+            process["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
+            process["noNewPrivileges"] = json!(false);
+            process[helper::PRIVILEGED] = json!(true);
         }
         let file = self.directory.join(format!("exec-{}.json", sys::now_nanoseconds()));
         std::fs::write(&file, process.to_string()).map_err(prepare)?;
@@ -383,6 +430,10 @@ pub struct ExecConfig {
     /// Added to the container's own.
     pub environment: Vec<(String, String)>,
     pub working_directory: Option<PathBuf>,
+    /// Instead of the container's own: `app`, `1000:1000`.
+    pub user: Option<String>,
+    /// With everything that the machine has.
+    pub privileged: bool,
     pub stdin: bool,
     /// A pseudo terminal: output and errors arrive together on `stdout`.
     pub terminal: bool,

@@ -215,7 +215,30 @@ pub struct ContainerConfig {
     /// A pseudo terminal for standard streams.
     #[serde(default)]
     pub terminal: bool,
+    /// Name, soft and hard limit, see [`RESOURCE_LIMITS`].
+    #[serde(default)]
+    pub resource_limits: Vec<(String, u64, u64)>,
 }
+
+/// Limits of a process that can be set, as `ulimit` and Docker name them.
+pub const RESOURCE_LIMITS: &[&str] = &[
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
 
 /// A CI job may run a compiler on every core and a shell around each; a fork bomb stops here.
 pub const PIDS_MAX_DEFAULT: u64 = 4096;
@@ -251,6 +274,7 @@ impl ContainerConfig {
             stdin_once: false,
             pids_of: None,
             terminal: false,
+            resource_limits: Vec::new(),
         }
     }
 }
@@ -315,6 +339,9 @@ pub(crate) enum Request {
     Attach {
         container: String,
         stdin: bool,
+        /// It may not have begun yet: join it from its first byte on.
+        #[serde(default)]
+        early: bool,
     },
     /// Answered now, and again whenever a container ends.
     Watch,

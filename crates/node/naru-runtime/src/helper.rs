@@ -24,6 +24,9 @@ use crate::{seccomp, spec, start, sys, trace};
 /// The control connection of an exec helper, placed there by the daemon.
 pub const CONTROL_DESCRIPTOR: RawFd = 3;
 
+/// In the description of an exec: no filter, and everything that the machine has.
+pub const PRIVILEGED: &str = "naruPrivileged";
+
 /// A failed start ends by itself at once.
 const REAP_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -177,7 +180,8 @@ fn exec(
     let annotation = |name: &str| specification["annotations"][name].as_str();
     let bound = description["noNewPrivileges"] == true;
     // A container that an older version started says nothing.
-    let filtered = annotation(spec::FILTERED).map_or(bound, |it| it == "true");
+    let privileged = description[PRIVILEGED] == true;
+    let filtered = !privileged && annotation(spec::FILTERED).map_or(bound, |it| it == "true");
     let kept = annotation(spec::CAPABILITIES).and_then(|bits| bits.parse::<u64>().ok()).filter(|_| !bound);
     let admin = kept.map_or(admin, |bits| bits & spec::bits(&["SYS_ADMIN"]) != 0);
     let filter = seccomp::default_filter(admin).map_err(other)?;

@@ -50,13 +50,13 @@ mod trace;
 pub use attach::Attachment;
 pub use client::{Error, Exec, ExecConfig, ExecStdio, HelperProgram, Sandbox, Watch};
 pub use config::{
-    ContainerConfig, ContainerStatus, Exit, HostRoot, MemoryVolume, Mount, RootFs, SandboxConfig, Slice,
-    StartFailure, StartFailureKind, Started, User,
+    ContainerConfig, ContainerStatus, Exit, HostRoot, MemoryVolume, Mount, RESOURCE_LIMITS, RootFs,
+    SandboxConfig, Slice, StartFailure, StartFailureKind, Started, User,
 };
 pub use helper::run_bundle;
 pub use log::FILES_MAX as LOG_FILES_MAX;
 pub use pressure::{Gauge, Pressure};
-pub use rootfs::remove_mount_stubs;
+pub use rootfs::{remove_mount_stubs, with_mounted_root};
 pub use spec::{CAPABILITIES_ALL, CAPABILITIES_DEFAULT};
 
 /// Runs the helper that the command line names and never returns, or returns at once.

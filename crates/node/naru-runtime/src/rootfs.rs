@@ -10,12 +10,13 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::config::{HostRoot, RootFs, StartFailure, StartFailureKind};
+use crate::config::{HostRoot, Mount, RootFs, StartFailure, StartFailureKind};
 use crate::sys;
 
 /// Hidden in every host image, whatever the caller masks: other people's temporary files, sockets
@@ -106,6 +107,73 @@ fn mount_masked_root(directory: &Path) -> Result<PathBuf, StartFailure> {
     let _ = std::env::set_current_dir("/");
     result.map_err(|error| failure(format!("cannot mount the host image: {error}")))?;
     Ok(base)
+}
+
+/// A shim takes milliseconds for what it has to take down.
+const TAKEN_DOWN_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Mounts a container's root in a mount namespace that nobody else is in, and does `work` on it. Whatever
+/// happens, nothing stays mounted. Blocking.
+pub fn with_mounted_root(
+    directory: &Path,
+    root: &RootFs,
+    mounts: &[Mount],
+    work: impl FnOnce(OwnedFd) -> io::Result<()> + Send,
+) -> io::Result<()> {
+    use nix::fcntl::{OFlag, open};
+    use nix::sched::{CloneFlags, unshare};
+    std::fs::create_dir_all(directory)?;
+    std::thread::scope(|scope| {
+        // A thread of its own: its mounts, its root and its directory are nobody else's from here on.
+        let worker = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+            let began = std::time::Instant::now();
+            loop {
+                match mount_root(directory, root) {
+                    Ok(_) => break,
+                    // A container that has just ended is still being taken down.
+                    Err(error) if error.message.contains("EBUSY") && began.elapsed() < TAKEN_DOWN_MAX => {
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                    }
+                    Err(error) => return Err(io::Error::other(error)),
+                }
+            }
+            let place = directory.join("rootfs");
+            let inside = pathrs::Root::open(&place).map_err(io::Error::other)?;
+            for wanted in mounts {
+                let destination = resolve_destination(&inside, &wanted.destination);
+                if inside.resolve(&destination).is_err() {
+                    make_mount_point(&inside, &destination, wanted.source.is_dir())?;
+                }
+                let target = inside.resolve(&destination).map_err(io::Error::other)?;
+                let target = format!("/proc/self/fd/{}", target.as_fd().as_raw_fd());
+                let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+                mount(Some(&wanted.source), target.as_str(), None::<&str>, flags, None::<&str>)?;
+                if wanted.read_only {
+                    let again = inside.resolve(&destination).map_err(io::Error::other)?;
+                    let again = format!("/proc/self/fd/{}", again.as_fd().as_raw_fd());
+                    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+                    mount(None::<&str>, again.as_str(), None::<&str>, flags, None::<&str>)?;
+                }
+            }
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            work(open(&place, flags, nix::sys::stat::Mode::empty())?)
+        });
+        worker.join().unwrap_or_else(|_| Err(io::Error::other("the work on a container's root panicked")))
+    })
+}
+
+fn make_mount_point(root: &pathrs::Root, path: &Path, is_directory: bool) -> io::Result<()> {
+    let mode = Permissions::from_mode(0o755);
+    if is_directory {
+        return root.mkdir_all(path, &mode).map(drop).map_err(io::Error::other);
+    }
+    if let Some(parent) = path.parent() {
+        root.mkdir_all(parent, &mode).map_err(io::Error::other)?;
+    }
+    let flags = pathrs::flags::OpenFlags::O_WRONLY;
+    root.create_file(path, flags, &Permissions::from_mode(0o644)).map(drop).map_err(io::Error::other)
 }
 
 pub fn unmount_root(directory: &Path) {
@@ -232,6 +300,10 @@ pub fn resolve_destination(root: &pathrs::Root, destination: &Path) -> PathBuf {
 /// them out of a committed layer again.
 pub fn note_mount_stubs(directory: &Path, root: &pathrs::Root, destinations: &[PathBuf]) {
     let missing: Vec<&PathBuf> = destinations.iter().filter(|path| root.resolve(path).is_err()).collect();
+    // What an earlier life of the same files noted is there now, and still nothing of the container's.
+    let noted = fs::read(directory.join("stubs.json")).ok();
+    let noted: Vec<PathBuf> = noted.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let missing: Vec<&PathBuf> = missing.into_iter().chain(&noted).collect();
     if !missing.is_empty()
         && let Ok(text) = serde_json::to_vec(&missing)
     {

@@ -37,6 +37,8 @@ use crate::{cgroup, helper, spec, sys};
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// A client that does not read its answers is dropped, not buffered for ever.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Output that somebody who joined a container has not read yet; the container waits.
+const UNREAD_BYTES_MAX: usize = 1 << 20;
 /// Input that a container has not read yet; its sender waits.
 const INPUT_BYTES_MAX: usize = 256 * 1024;
 /// libcontainer takes milliseconds; one that takes this long hangs (a dead network file system).
@@ -196,10 +198,15 @@ impl Shim {
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
         ];
         for (number, client) in &self.clients {
-            let crowded = client.attached.as_ref().is_some_and(|it| {
-                let input = self.containers.get(&it.container).and_then(|it| it.input.as_ref());
-                input.is_some_and(|input| input.pending.len() >= INPUT_BYTES_MAX)
-            });
+            let crowded =
+                client.attached.as_ref().is_some_and(|it| match self.containers.get(&it.container) {
+                    // It was joined before it began; what is typed waits.
+                    None => true,
+                    Some(container) => {
+                        matches!(container.phase, Phase::Starting { .. })
+                            || container.input.as_ref().is_some_and(|it| it.pending.len() >= INPUT_BYTES_MAX)
+                    }
+                });
             let mut flags = if crowded { PollFlags::empty() } else { PollFlags::POLLIN };
             if !client.output.is_empty() {
                 flags |= PollFlags::POLLOUT;
@@ -220,6 +227,15 @@ impl Shim {
                 descriptors.push(PollFd::new(input.pipe.as_fd(), PollFlags::POLLOUT));
             }
             timed |= matches!(container.phase, Phase::Starting { .. } | Phase::Draining { .. });
+            // Who has joined and does not read holds the program up, as a terminal would: nothing is lost. The
+            // end of a container does not wait for him.
+            let unread = self.clients.values().any(|client| {
+                client.attached.as_ref().is_some_and(|it| it.container == *id)
+                    && client.output.len() >= UNREAD_BYTES_MAX
+            });
+            if unread && matches!(container.phase, Phase::Running(_)) {
+                continue;
+            }
             for (stream, pump) in container.pumps.iter().enumerate() {
                 sources.push(Source::Output(id.clone(), stream));
                 descriptors.push(PollFd::new(pump.pipe.as_fd(), PollFlags::POLLIN));
@@ -319,7 +335,7 @@ impl Shim {
                 };
                 self.answer(number, &response);
             }
-            Request::Attach { container, stdin } => self.attach(number, container, stdin),
+            Request::Attach { container, stdin, early } => self.attach(number, container, stdin, early),
             Request::Watch => {
                 if let Some(client) = self.clients.get_mut(&number) {
                     client.watching = true;
@@ -498,6 +514,20 @@ impl Shim {
             _ => {
                 self.containers.remove(id);
                 start::clean_up(&self.config, id);
+            }
+        }
+        let joined = |it: &Client| it.attached.as_ref().is_some_and(|it| it.container == id);
+        let joined: Vec<usize> =
+            self.clients.iter().filter(|(_, it)| joined(it)).map(|(number, _)| *number).collect();
+        for number in joined {
+            match &response {
+                // What was typed before it began.
+                Response::Started(_) => self.take_frames(number),
+                _ => {
+                    if let Some(client) = self.clients.get_mut(&number) {
+                        client.closing = true;
+                    }
+                }
             }
         }
         self.answer(client, &response);

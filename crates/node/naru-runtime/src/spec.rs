@@ -169,6 +169,13 @@ pub fn lower_to_oci(sandbox: &SandboxConfig, config: &ContainerConfig, around: &
         environment.push(format!("HOSTNAME={}", sandbox.hostname));
     }
 
+    let mut limits = vec![json!({"type": "RLIMIT_NOFILE", "hard": files, "soft": files})];
+    for (name, soft, hard) in &config.resource_limits {
+        let kind = format!("RLIMIT_{}", name.to_uppercase());
+        limits.retain(|it| it["type"] != kind);
+        limits.push(json!({"type": kind, "soft": soft, "hard": hard}));
+    }
+
     let namespace = |kind: &str, file: &str| json!({"type": kind, "path": format!("/proc/{}/ns/{file}", around.namespace_pid)});
     let mut process = json!({
         "terminal": config.terminal,
@@ -177,7 +184,7 @@ pub fn lower_to_oci(sandbox: &SandboxConfig, config: &ContainerConfig, around: &
         "env": environment,
         "cwd": config.working_directory,
         "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": files, "soft": files}],
+        "rlimits": limits,
         "noNewPrivileges": config.no_new_privileges,
     });
     if let Some(score) = config.out_of_memory_score {

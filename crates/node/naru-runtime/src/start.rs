@@ -158,7 +158,7 @@ pub(crate) fn explain(error: libcontainer::error::LibcontainerError, traced: &Pa
 }
 
 /// Reads `/etc/passwd` and `/etc/group` of the container, never leaving its root.
-fn resolve_user(root: &pathrs::Root, wanted: &User) -> Result<ResolvedUser, StartFailure> {
+pub(crate) fn resolve_user(root: &pathrs::Root, wanted: &User) -> Result<ResolvedUser, StartFailure> {
     let read = |path: &str| -> String {
         let mut text = String::new();
         if let Ok(file) = root.open_subpath(path, OpenFlags::O_RDONLY | OpenFlags::O_NONBLOCK) {

@@ -356,6 +356,8 @@ async fn exec_with_pipes_and_with_a_terminal() {
         arguments: ["/bin/sh", "-c", script].map(str::to_owned).into(),
         environment: vec![("GREETING".into(), "hi".into())],
         working_directory: None,
+        user: None,
+        privileged: false,
         stdin: true,
         terminal: false,
     };
@@ -405,6 +407,8 @@ async fn an_exec_that_ends_at_once_keeps_its_code() {
         arguments: ["sh", "-c", "exit 7"].map(str::to_owned).into(),
         environment: Vec::new(),
         working_directory: None,
+        user: None,
+        privileged: false,
         stdin: false,
         terminal: false,
     };
@@ -533,6 +537,8 @@ async fn a_program_may_gain_privileges_where_it_is_allowed() {
         arguments: ["sh", "-c", script].map(str::to_owned).into(),
         environment: Vec::new(),
         working_directory: None,
+        user: None,
+        privileged: false,
         stdin: false,
         terminal: false,
     };

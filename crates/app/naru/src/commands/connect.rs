@@ -1,4 +1,4 @@
-//! `naru kubeconfig` and `naru token`: what other clients need to connect.
+//! `naru kubeconfig`, `naru docker-socket` and `naru token`: what other clients need to connect.
 
 use crate::cli::Global;
 use crate::connection;
@@ -11,6 +11,15 @@ pub fn kubeconfig(global: &Global, path: bool) -> Result<ExitCode> {
         println!("{}", file.display());
     } else {
         print!("{}", std::fs::read_to_string(&file).context(|| format!("cannot read {}", file.display()))?);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn docker_socket(global: &Global, path: bool) -> Result<ExitCode> {
+    let socket = connection::endpoints(global)?.docker;
+    match path {
+        true => println!("{}", socket.display()),
+        false => println!("DOCKER_HOST=unix://{}", socket.display()),
     }
     Ok(ExitCode::SUCCESS)
 }

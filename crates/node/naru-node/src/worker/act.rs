@@ -75,11 +75,13 @@ impl Worker {
                 };
                 let (shared, directory) = (self.shared.clone(), self.directory.clone());
                 let (sandbox, uid) = (self.sandbox.take(), self.pod.uid.clone());
+                let keeps = self.pod.life.is_some();
                 self.spawn(async move {
-                    effects::tear_down(&shared, sandbox, &directory, &uid, address.as_deref()).await;
+                    effects::tear_down(&shared, sandbox, &directory, &uid, address.as_deref(), keeps).await;
                     Event::TornDown
                 });
             }
+            Action::Begin => self.begin_next(now),
             Action::DeleteObject => return self.delete_object(now).await,
         }
         ControlFlow::Continue(())
@@ -105,6 +107,28 @@ impl Worker {
         effects::remove_directory(&self.directory).await;
         effects::remove_directory(&self.shared.memory_directory(&self.pod.uid)).await;
         ControlFlow::Break(())
+    }
+
+    /// Forgets how the last life of the pod went, but for what a restart count tells.
+    fn begin_next(&mut self, now: Timestamp) {
+        let Some(life) = &self.pod.life else { return };
+        self.seen.run = life.run;
+        self.seen.started_at = Some(now);
+        self.seen.failed = None;
+        self.seen.end_grace = None;
+        self.seen.sandbox = SandboxState::Absent;
+        self.seen.sandbox_failures = 0;
+        for container in &self.pod.containers {
+            let state = self.seen.containers.entry(container.name.clone()).or_default();
+            if let Phase::Ended(ended) = &state.phase {
+                state.attempt = ended.attempt + 1;
+                state.last = Some(ended.clone());
+            }
+            state.first_attempt = state.attempt;
+            state.phase = Phase::Waiting;
+            state.image = ImageState::Unknown;
+            (state.streak, state.image_failures, state.blocked_times) = (0, 0, 0);
+        }
     }
 
     fn start_container(&mut self, name: &str, attempt: u32) {
@@ -312,8 +336,12 @@ impl Worker {
 fn signal_number(name: &str) -> i32 {
     let upper = name.to_ascii_uppercase();
     let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    let real_time =
+        |rest: &str| rest.trim_start_matches('+').parse::<i32>().ok().or(rest.is_empty().then_some(0));
+    const REAL_TIME_FIRST: i32 = 34;
     name.parse()
         .ok()
+        .or_else(|| full.strip_prefix("SIGRTMIN").and_then(real_time).map(|it| REAL_TIME_FIRST + it))
         .or_else(|| full.parse::<nix::sys::signal::Signal>().ok().map(|it| it as i32))
         .unwrap_or(nix::libc::SIGTERM)
 }

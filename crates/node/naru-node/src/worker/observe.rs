@@ -130,7 +130,7 @@ impl Worker {
     fn note_exit(&mut self, name: &str, attempt: u32, exit: &naru_runtime::Exit) {
         let mut ended = Ended::from_exit(attempt, exit);
         if let Some(container) = self.container(name) {
-            ended.message = last_words::of(&self.directory, container, attempt, exit.code);
+            ended.message = last_words::of(&self.directory, &self.pod, container, attempt, exit.code);
         }
         self.state(name).end(ended);
     }
@@ -276,7 +276,9 @@ impl Worker {
             // Asked again with less patience.
             Some(deletion) => deletion.grace = deletion.grace.min(grace),
             None => {
-                let was_ready = status::is_ready(&self.pod, &self.seen, &self.object);
+                // Who owns a pod with several lives has stopped it if he wanted time.
+                let was_ready =
+                    self.pod.life.is_none() && status::is_ready(&self.pod, &self.seen, &self.object);
                 self.seen.deletion = Some(Deletion { since: now, grace, was_ready, forced: false });
             }
         }

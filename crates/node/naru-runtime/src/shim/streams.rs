@@ -37,8 +37,10 @@ impl Container {
 }
 
 impl Shim {
-    pub(super) fn attach(&mut self, number: usize, container: String, stdin: bool) {
+    pub(super) fn attach(&mut self, number: usize, container: String, stdin: bool, early: bool) {
         let response = match self.containers.get(&container) {
+            Some(it) if early && matches!(it.phase, Phase::Starting { .. }) => Response::Done,
+            None if early => Response::Done,
             Some(it) if !matches!(it.phase, Phase::Running(_)) => {
                 Response::Error(format!("container {container} is not running"))
             }
@@ -57,6 +59,9 @@ impl Shim {
         let Some(client) = self.clients.get_mut(&number) else { return };
         let Some(attached) = &client.attached else { return };
         let Some(container) = self.containers.get_mut(&attached.container) else { return };
+        if matches!(container.phase, Phase::Starting { .. }) {
+            return;
+        }
         while let Some((kind, payload)) = attach::take_frame(&mut client.input) {
             match (kind, &mut container.input) {
                 (attach::INPUT, Some(input)) if attached.stdin && !input.ending => {

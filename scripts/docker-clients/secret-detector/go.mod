@@ -1,0 +1,3 @@
+module github.com/DefangLabs/secret-detector
+
+go 1.21
