@@ -115,7 +115,8 @@ impl Fixture {
             dir: dir.path().join("run"),
             runs: AtomicU32::new(0),
         });
-        let config = Config::new(dir.path().join("build"), "default");
+        let config =
+            Config { may_reach_this_machine: true, ..Config::new(dir.path().join("build"), "default") };
         let builder =
             Builder::with_runner(store.clone(), Arc::clone(&runner) as Arc<dyn Runner>, config).unwrap();
         let it = Self { dir, store, runner, builder };
@@ -527,4 +528,260 @@ fn shell_commands_are_joined_as_docker_joins_them() {
     assert_eq!(command("FROM a\nRUN a \\\n  # no\n\n  b\n"), "a   b");
     assert_eq!(command("# escape=`\nFROM a\nRUN a `\n b\n"), "a  b");
     assert_eq!(command("FROM a\nRUN <<EOF\none\ntwo\nEOF\n"), "one\ntwo\n");
+}
+
+#[tokio::test]
+async fn flags_of_copy_do_what_they_say() {
+    let it = Fixture::new();
+    for path in ["src/a/one.txt", "src/a/one.log", "src/b/two.txt", "src/b/deep/three.txt", "top.txt"] {
+        it.write(path, path);
+    }
+    fs::set_permissions(it.context().join("src/a"), fs::Permissions::from_mode(0o711)).unwrap();
+    let dockerfile = "FROM scratch\nCOPY --exclude=**/*.log --exclude=b/deep src /e/\n\
+        COPY --exclude=t* *.txt src/a/one.txt /f/\n\
+        COPY --parents src/a/one.txt src/b/deep /p/\nCOPY --parents src/./b/two.txt /pivot\nCOPY --parents **/*.txt /all/\n\
+        COPY --chmod=u=rwX,go=rX src/a /m\nCOPY --link --chown=5 top.txt /l/x/\nCOPY --chmod=$MODE top.txt /mode\n"
+        .replace("FROM scratch\n", "FROM scratch\nENV MODE=4750\n");
+    let (image, _) = it.build(&dockerfile).await.map_err(|it| it.report()).unwrap();
+    for (path, is_there) in [
+        ("e/a/one.txt", true),
+        ("e/a/one.log", false),
+        ("e/b/two.txt", true),
+        ("e/b/deep", false),
+        ("f/one.txt", true),
+        ("f/top.txt", false),
+        ("p/src/a/one.txt", true),
+        ("p/src/a/one.log", false),
+        ("p/src/b/deep/three.txt", true),
+        ("pivot/b/two.txt", true),
+        ("pivot/src", false),
+        ("all/src/b/deep/three.txt", true),
+        ("all/top.txt", true),
+        ("l/x/top.txt", true),
+    ] {
+        let view = it.store.ensure(&image.reference, PullPolicy::Never).await.unwrap().view();
+        assert_eq!(view.resolve(Path::new(path), LastLink::Keep).unwrap().is_some(), is_there, "{path}");
+    }
+    let mode = async |path: &str| it.meta(&image, path).await.permissions().mode() & 0o7777;
+    assert_eq!(mode("m/one.txt").await, 0o644);
+    assert_eq!(mode("mode").await, 0o4750);
+    assert_eq!(mode("p/src/a").await, 0o711, "kept directories are as they were");
+    assert_eq!(it.meta(&image, "l/x/top.txt").await.uid(), 5);
+}
+
+#[tokio::test]
+async fn triggers_of_a_base_image_run_in_the_build_on_it() {
+    let it = Fixture::new();
+    it.write("app.txt", "the app");
+    let mut request = it.request(&with_shell(
+        "ONBUILD ARG WHO=nobody\nONBUILD COPY app.txt /app/\nONBUILD RUN echo \"for $WHO\" > /made\nONBUILD COPY <<x /doc\ntext\nx\nRUN echo here > /own\n",
+    ));
+    request.name = "test/base".into();
+    let (base, _) = it.build_request(request).await.map_err(|it| it.report()).unwrap();
+    assert_eq!(it.file(&base, "made").await, None, "they are for others");
+    let mut request = it.request("FROM naru.local/test/base\nRUN cat /made >> /own\n");
+    request.args.insert("WHO".into(), "you".into());
+    let (image, log) = it.build_request(request).await.map_err(|it| it.report()).unwrap();
+    assert_eq!(it.file(&image, "own").await.as_deref(), Some("here\nfor you\n"));
+    assert_eq!(it.file(&image, "app/app.txt").await.as_deref(), Some("the app"));
+    assert_eq!(it.file(&image, "doc").await.as_deref(), Some("text\n"));
+    assert!(log.contains("ONBUILD RUN"), "{log}");
+    let config = it.store.ensure(&image.reference, PullPolicy::Never).await.unwrap().config;
+    assert!(config.config.on_build.is_empty(), "they are done");
+}
+
+#[tokio::test]
+async fn stages_that_need_nothing_of_each_other_are_built_side_by_side() {
+    let it = Fixture::new();
+    // Each waits for a file that the other makes, in a directory that both see.
+    let meeting = it.dir.path().join("meeting");
+    fs::create_dir(&meeting).unwrap();
+    struct Meeting(Arc<ChrootRunner>, std::sync::Barrier);
+    impl Runner for Meeting {
+        fn run(&self, step: &RunStep, log: &mut dyn FnMut(&str)) -> Result<(), RunFailure> {
+            if step.command.iter().any(|it| it.contains("meet")) {
+                self.1.wait();
+            }
+            self.0.run(step, log)
+        }
+    }
+    let runner = Arc::new(Meeting(Arc::clone(&it.runner), std::sync::Barrier::new(2)));
+    let config = Config::new(it.dir.path().join("build-2"), "default");
+    let builder = Builder::with_runner(it.store.clone(), runner, config).unwrap();
+    let request = it.request(&with_shell(
+        "FROM base AS a\nRUN echo meet > /a\nFROM base AS b\nRUN echo meet > /b\nFROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n",
+    ));
+    let build = builder.build(request, |_| {});
+    let image =
+        tokio::time::timeout(std::time::Duration::from_secs(60), build).await.expect("they meet").unwrap();
+    assert_eq!(it.file(&image, "a").await.as_deref(), Some("meet\n"));
+    assert_eq!((image.cached_steps, image.total_steps), (0, 7));
+    // A failure in one ends the build, and says which.
+    let error = it
+        .build(&with_shell("FROM base AS a\nRUN exit 3\nFROM base AS b\nRUN echo fine\nFROM scratch\nCOPY --from=a / /\nCOPY --from=b / /\n"))
+        .await
+        .unwrap_err();
+    assert!(
+        error.report().contains("exit code 3") && error.report().contains("Dockerfile:6:1"),
+        "{}",
+        error.report()
+    );
+}
+
+/// Answers with what is at a path, with an entity tag; counts what it sent in full.
+async fn serve(files: Vec<(&'static str, Vec<u8>)>) -> (String, Arc<AtomicU32>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let sent = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&sent);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            let mut buffer = [0; 1024];
+            while !head.windows(4).any(|it| it == b"\r\n\r\n") {
+                match stream.read(&mut buffer).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(n) => head.extend_from_slice(&buffer[..n]),
+                }
+            }
+            let head = String::from_utf8_lossy(&head).to_lowercase();
+            let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+            let found = files.iter().find(|it| it.0 == path);
+            let mut answer = match found {
+                Some((_, to)) if path.starts_with("/moved") => format!(
+                    "HTTP/1.1 302 Found\r\nlocation: {}\r\ncontent-length: 0\r\n",
+                    String::from_utf8_lossy(to)
+                )
+                .into_bytes(),
+                Some(_) if head.contains("if-none-match: \"1\"") => b"HTTP/1.1 304 Not Modified\r\n".to_vec(),
+                Some((_, content)) => {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    let length = content.len();
+                    format!("HTTP/1.1 200 OK\r\netag: \"1\"\r\nlast-modified: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-length: {length}\r\n").into_bytes()
+                }
+                None => b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n".to_vec(),
+            };
+            answer.extend_from_slice(b"connection: close\r\n\r\n");
+            if answer.starts_with(b"HTTP/1.1 200") {
+                answer.extend_from_slice(&found.unwrap().1);
+            }
+            let _ = stream.write_all(&answer).await;
+        }
+    });
+    (address, sent)
+}
+
+#[tokio::test]
+async fn add_fetches_once_and_checks_what_it_got() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let it = Fixture::new();
+    it.write("files/inner.txt", "inner");
+    let tar = it.dir.path().join("x.tar.xz");
+    let packed =
+        Command::new("tar").arg("-cJf").arg(&tar).arg("-C").arg(it.context().join("files")).arg(".").status();
+    assert!(packed.unwrap().success());
+    let files = vec![
+        ("/tool", b"a tool".to_vec()),
+        ("/x.tar.xz", fs::read(&tar).unwrap()),
+        ("/moved", b"/tool".to_vec()),
+        ("/moved-away", b"file:///etc/passwd".to_vec()),
+    ];
+    let (url, sent) = serve(files).await;
+    let digest = Digest::of("a tool");
+    let dockerfile = format!(
+        "FROM scratch\nADD {url}/tool /bin/\nADD --chmod=755 --checksum={digest} {url}/tool /named\nADD {url}/x.tar.xz /kept/\n\
+         ADD --unpack=true {url}/x.tar.xz /unpacked/\nADD {url}/moved /from-redirect\n"
+    );
+    let (image, _) = it.build(&dockerfile).await.map_err(|it| it.report()).unwrap();
+    for (path, want) in [
+        ("bin/tool", "a tool"),
+        ("named", "a tool"),
+        ("unpacked/inner.txt", "inner"),
+        ("from-redirect", "a tool"),
+    ] {
+        assert_eq!(it.file(&image, path).await.as_deref(), Some(want), "{path}");
+    }
+    let meta = it.meta(&image, "bin/tool").await;
+    assert_eq!((meta.permissions().mode() & 0o777, meta.mtime()), (0o600, 784_111_777));
+    assert_eq!(it.meta(&image, "named").await.permissions().mode() & 0o777, 0o755);
+    assert!(it.meta(&image, "kept/x.tar.xz").await.len() > 50);
+    let before = sent.load(Ordering::Relaxed);
+    let (again, _) = it.build(&dockerfile).await.unwrap();
+    assert_eq!(again.digest, image.digest);
+    assert_eq!(sent.load(Ordering::Relaxed), before, "nothing is sent again");
+    let wrong = Digest::of("another tool");
+    for (line, want) in [
+        (format!("ADD --checksum={wrong} {url}/tool /x"), "has the digest sha256:"),
+        (format!("ADD {url}/none /x"), "answers 404"),
+        (format!("ADD {url}/ /x/"), "answers 404"),
+        (format!("ADD {url}/moved-away /x"), "not an address that can be fetched"),
+    ] {
+        let report = it.build(&format!("FROM scratch\n{line}\n")).await.unwrap_err().report();
+        assert!(report.contains(want) && report.contains("Dockerfile:2:1"), "{line}: {report}");
+    }
+}
+
+#[test]
+fn what_was_given_and_not_used_is_said() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let it = Fixture::new();
+        let mut request = it.request("ARG A\nFROM scratch\nARG B=1\nENV X=$B\n");
+        for name in ["A", "B", "TYPO", "HTTP_PROXY"] {
+            request.args.insert(name.into(), "v".into());
+        }
+        let (_, log) = it.build_request(request).await.unwrap();
+        let said: Vec<&str> = log.lines().filter(|it| it.contains("is not used")).collect();
+        assert_eq!(said, ["warning: the build argument `TYPO` is not used by any `ARG`"]);
+    });
+}
+
+#[tokio::test]
+async fn add_fetches_a_commit_of_a_repository() {
+    let it = Fixture::new();
+    let repository = it.dir.path().join("git/shop.git");
+    fs::create_dir_all(repository.join("sub")).unwrap();
+    fs::write(repository.join("sub/file"), "one").unwrap();
+    let git = |args: &[&str]| {
+        let identity =
+            ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main"];
+        let output =
+            Command::new("git").arg("-C").arg(&repository).args(identity).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    git(&["commit", "-qm", "one"]);
+    git(&["tag", "v1"]);
+    fs::write(repository.join("sub/file"), "two").unwrap();
+    git(&["commit", "-qam", "two"]);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // The service itself: `git daemon` would leave it behind as a child.
+    let programs = Command::new("git").arg("--exec-path").output().unwrap().stdout;
+    let mut server = Command::new(Path::new(String::from_utf8(programs).unwrap().trim()).join("git-daemon"))
+        .args(["--export-all", "--listen=127.0.0.1", &format!("--port={free}")])
+        .arg(format!("--base-path={}", it.dir.path().join("git").display()))
+        .spawn()
+        .unwrap();
+    while std::net::TcpStream::connect(("127.0.0.1", free)).is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let url = format!("git://127.0.0.1:{free}/shop.git");
+    let built = it
+        .build(&format!(
+            "FROM scratch\nADD {url} /new\nADD {url}#v1:sub /old\nADD --keep-git-dir {url} /kept/\n"
+        ))
+        .await;
+    let missing = it.build(&format!("FROM scratch\nADD {url}#no-such-branch /x\n")).await;
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let (image, _) = built.map_err(|it| it.report()).unwrap();
+    assert_eq!(it.file(&image, "new/sub/file").await.as_deref(), Some("two"));
+    assert_eq!(it.file(&image, "old/file").await.as_deref(), Some("one"));
+    assert!(
+        it.file(&image, "new/.git/HEAD").await.is_none() && it.file(&image, "kept/.git/HEAD").await.is_some()
+    );
+    let report = missing.unwrap_err().report();
+    assert!(report.contains("git cannot fetch") && report.contains("no-such-branch"), "{report}");
 }

@@ -2,6 +2,7 @@
 //! their status. What it does next it reads from the objects, so a restart loses nothing: an image that
 //! was being built is started over, and the cache makes that cheap.
 
+use crate::agent::{Agent, SSH_PREFIX};
 use crate::context::{Contexts, Unpacked};
 use crate::engine::{BuildRequest, Builder, NamedContext};
 use crate::log::{BuildLog, BuildLogs};
@@ -323,6 +324,12 @@ impl Work {
                 pod_labels.insert(label.to_owned(), value.to_owned());
             }
         }
+        let mut secrets = self.secrets(spec).await?;
+        let mut agents = BTreeMap::new();
+        for (name, keys) in secrets.extract_if(.., |name, _| name.starts_with(SSH_PREFIX)) {
+            let agent = Agent::start(&self.builder.secrets_dir(), &keys).await.map_err(failed)?;
+            agents.insert(name[SSH_PREFIX.len()..].to_owned(), agent);
+        }
         let names = spec.tags.iter().map(|it| Reference::parse(it)).collect::<Result<Vec<_>, _>>();
         let request = BuildRequest {
             context: sources.context.clone(),
@@ -356,8 +363,8 @@ impl Work {
                     ("commit".into(), spec.sha.clone()),
                 ]),
             },
-            secrets: self.secrets(spec).await?,
-            agents: BTreeMap::new(),
+            agents: agents.iter().map(|(id, it)| (id.clone(), it.socket().to_owned())).collect(),
+            secrets,
             stop: Some(stop.clone()),
         };
         let events = log.clone();
@@ -368,7 +375,7 @@ impl Work {
             }
         });
         let built = built.await;
-        drop(sources);
+        drop((sources, agents));
         match built {
             Ok(built) => {
                 if spec.push {

@@ -173,6 +173,10 @@ impl Builder {
         self.inner.config.dir.join("mounts")
     }
 
+    pub(crate) fn secrets_dir(&self) -> PathBuf {
+        self.inner.config.secrets_dir.clone()
+    }
+
     /// Whether an image was built here, and from what.
     pub fn verify(&self, image: &Digest) -> Option<Verdict> {
         Some(self.inner.signer.as_ref()?.verify(&self.inner.store, image))

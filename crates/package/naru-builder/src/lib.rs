@@ -17,6 +17,7 @@
 //! ```
 
 mod advice;
+mod agent;
 mod archive;
 mod cache;
 mod context;
@@ -44,6 +45,7 @@ mod syntax;
 #[cfg(test)]
 mod build_test;
 
+pub use agent::SSH_PREFIX;
 pub use context::{ContextError, pack_context};
 pub use controller::{ControllerConfig, start};
 pub use copy::CopyError;

@@ -150,6 +150,8 @@ RUN --mount=type=cache,target=/seeded,from=files,source=/src cp /seeded/a.txt se
 RUN --mount=type=secret,id=token,mode=0444 cat /run/secrets/token; stat -c %a /run/secrets/token > mode
 RUN --mount=type=secret,id=token,env=TOKEN,target=/tok echo "${{#TOKEN}} $(cat /tok | wc -c)" > lengths
 RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent
+RUN --mount=type=ssh test -S $SSH_AUTH_SOCK && echo $SSH_AUTH_SOCK > agent
+RUN --mount=type=ssh,id=other test -z "$SSH_AUTH_SOCK"
 RUN --mount=type=tmpfs,target=/scratch,size=64k grep -q '/scratch tmpfs' /proc/mounts && touch /scratch/a
 RUN --network=none ls /sys/class/net > net
 RUN <<EOF
@@ -173,10 +175,15 @@ two
     );
     write(dir.path(), "Dockerfile", &dockerfile);
     let secret = format!("id=token,src={}", dir.path().join("token").display());
+    let keys = tempfile::tempdir().unwrap();
+    let key = keys.path().join("key").display().to_string();
+    run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &key]);
+    let ssh = format!("default={key}");
     let archive = dir.path().join("image.oci");
     let output = format!("type=oci,dest={}", archive.display());
     write(dir.path(), ".dockerignore", "image.oci\ntoken\n");
-    let built = build(&daemon, dir.path(), &["-t", "mounts", "--secret", &secret, "-o", &output]);
+    let built =
+        build(&daemon, dir.path(), &["-t", "mounts", "--secret", &secret, "--ssh", &ssh, "-o", &output]);
     let shown = String::from_utf8_lossy(&built.stderr).into_owned();
     assert!(built.status.success(), "{shown}");
     let image = Image::read(&archive);
@@ -188,6 +195,7 @@ two
         ("seeded", "content of a\n"),
         ("mode", "444\n"),
         ("lengths", "14 14\n"),
+        ("agent", "/run/buildkit/ssh_agent.0\n"),
         ("net", "lo\n"),
         ("heredoc", "a script in /w\n"),
         ("program", "awk 2\n"),

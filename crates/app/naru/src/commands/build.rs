@@ -42,6 +42,9 @@ pub struct BuildArgs {
     /// What `RUN --mount=type=secret` sees: `id=NAME,src=FILE` or `id=NAME,env=VARIABLE`.
     #[arg(long = "secret", value_name = "id=..,src=..")]
     pub secrets: Vec<String>,
+    /// Keys for `RUN --mount=type=ssh`: `default=KEYFILE`. They go into an SSH agent for the time of the build.
+    #[arg(long = "ssh", value_name = "ID=KEYFILE[,KEYFILE]")]
+    pub ssh: Vec<String>,
     /// What `FROM` or `COPY --from` mean by a name: a directory, or `docker-image://name`.
     #[arg(long = "build-context", value_name = "NAME=DIRECTORY")]
     pub build_contexts: Vec<String>,
@@ -96,6 +99,7 @@ impl BuildArgs {
             build_args: Vec::new(),
             labels: Vec::new(),
             secrets: Vec::new(),
+            ssh: Vec::new(),
             build_contexts: Vec::new(),
             platforms: Vec::new(),
             no_cache: false,
@@ -158,7 +162,7 @@ pub async fn make(global: &Global, args: &BuildArgs) -> Result<Option<BuiltImage
         push: args.push || outputs.iter().any(Output::is_registry),
         ..ImageSpec::default()
     };
-    let order = Order { spec, secrets: secrets(&args.secrets)?, ..Order::default() };
+    let order = Order { spec, secrets: given_secrets(args)?, ..Order::default() };
     let image = naru_builder::submit(&client, NAMESPACE, order).await?;
     let name = naru_objects::name_of(&image).to_owned();
     let built = tokio::select! {
@@ -296,6 +300,32 @@ fn build_args(given: &[String]) -> Result<BTreeMap<String, String>> {
     // What a build asked to be reproducible says once for all tools.
     if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
         out.entry("SOURCE_DATE_EPOCH".into()).or_insert(epoch);
+    }
+    Ok(out)
+}
+
+/// Secrets, and keys under names of their own.
+fn given_secrets(args: &BuildArgs) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut out = secrets(&args.secrets)?;
+    for text in &args.ssh {
+        let hint = "write `--ssh default=~/.ssh/id_ed25519`";
+        let Some((id, files)) = text.split_once('=') else {
+            // What `docker build --ssh default` means: the agent of this terminal.
+            return Err(Error::new(format!(
+                "`--ssh {text}` names no key: an agent's socket cannot be passed on"
+            ))
+            .hint(hint));
+        };
+        let mut keys = Vec::new();
+        for file in files.split(',') {
+            let bytes = std::fs::read(file).context(|| format!("cannot read the key {file}"))?;
+            if !bytes.starts_with(b"-----BEGIN") {
+                return Err(Error::new(format!("{file} is not a private key")).hint(hint));
+            }
+            keys.extend_from_slice(&bytes);
+            keys.push(b'\n');
+        }
+        out.insert(format!("{}{id}", naru_builder::SSH_PREFIX), keys);
     }
     Ok(out)
 }
