@@ -124,6 +124,9 @@ pub enum Command {
         #[command(subcommand)]
         command: ApiCommand,
     },
+    /// The container runtime by itself, with runc's command line, for podman, containerd and others. A link to
+    /// this program with the name `naru-oci` is the same.
+    Oci(commands::oci::OciArgs),
     /// Remove every container, mount, link and cgroup of the daemon with this data directory.
     Destroy,
     /// Shell completions: `naru completions bash > /etc/bash_completion.d/naru`.
@@ -245,6 +248,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     if let Command::Api { command: ApiCommand::Tiers { json } } = command {
         return commands::api::tiers(json);
     }
+    if let Command::Oci(args) = command {
+        return commands::oci::run(args);
+    }
     let is_daemon = matches!(command, Command::Serve(_) | Command::Dev(_));
     start_log(&global.log, is_daemon);
     // Two workers: the daemon waits far more than it computes, and each further thread costs memory.
@@ -277,7 +283,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Destroy => commands::destroy::run(&global).await,
             Command::PostReceive => commands::hook::run(&global).await,
             Command::Dev(args) => serve::dev::run(&global, &args).await,
-            Command::Completions { .. } | Command::Check { .. } | Command::Api { .. } => {
+            Command::Completions { .. } | Command::Check { .. } | Command::Api { .. } | Command::Oci(_) => {
                 unreachable!("answered above")
             }
         }

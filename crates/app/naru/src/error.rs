@@ -15,6 +15,11 @@ impl Error {
         Self { message: message.into(), causes: Vec::new(), hint: None }
     }
 
+    /// What failed, without what to do about it.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

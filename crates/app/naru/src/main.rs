@@ -22,7 +22,7 @@ fn main() -> std::process::ExitCode {
     if let Some(code) = commands::job::maybe_run() {
         return code;
     }
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::parse_from(commands::oci::arguments());
     let result = rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| error::Error::bug("the TLS provider was installed twice"))

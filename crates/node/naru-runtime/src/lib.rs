@@ -36,9 +36,12 @@ pub mod cgroup;
 mod client;
 mod config;
 mod executor;
+mod foreground;
 mod helper;
 mod log;
+pub mod oci;
 mod pressure;
+mod profile;
 mod rootfs;
 mod seccomp;
 mod shim;
@@ -59,8 +62,6 @@ pub use pressure::{Gauge, Pressure};
 pub use rootfs::{remove_mount_stubs, with_mounted_root};
 pub use spec::{CAPABILITIES_ALL, CAPABILITIES_DEFAULT};
 
-/// Runs the helper that the command line names and never returns, or returns at once.
-///
 /// Small pages for this process and the helpers that it starts. The allocator asks for huge ones, which
 /// trade memory for speed: measured on the idle daemon, 37 MiB against 10. Containers get the machine's
 /// setting back before their program starts.
@@ -76,6 +77,21 @@ pub fn end_on_broken_pipe() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
+/// Executes `program` again with these arguments from a read-only mount, so that no container can overwrite it
+/// through `/proc/<pid>/exe` (CVE-2019-5736). The variable `mark` tells the new process that it was. Returns only
+/// where the kernel cannot (before 5.12). The caller has no threads.
+pub fn execute_read_only(program: &std::path::Path, arguments: &[String], mark: &str) {
+    use std::os::fd::AsRawFd;
+    if let Some(mount) = sys::open_read_only_clone(program) {
+        // SAFETY: there are no threads that could read the environment meanwhile.
+        unsafe { std::env::set_var(mark, "1") };
+        let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+        let _ = sys::execute(path.as_ref(), arguments);
+    }
+}
+
+/// Runs the helper that the command line names and never returns, or returns at once.
+///
 /// Must be the first thing `main` does: a helper has to be single-threaded. A name that starts with
 /// two underscores is ours; people never type it.
 pub fn maybe_run_helper() {

@@ -148,6 +148,44 @@ pub fn set_terminal_size(terminal: RawFd, columns: u16, rows: u16) {
     unsafe { libc::ioctl(terminal, libc::TIOCSWINSZ, &size) };
 }
 
+/// Columns and rows; `None` if it is no terminal.
+pub fn terminal_size(terminal: RawFd) -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the struct lives across the call, which fills it.
+    let code = unsafe { libc::ioctl(terminal, libc::TIOCGWINSZ, &mut size) };
+    (code == 0 && size.ws_col > 0).then_some((size.ws_col, size.ws_row))
+}
+
+/// The most that we may set a limit to without a right that we may lack; `None` for a name that we do not know.
+pub fn hard_limit(name: &str) -> Option<u64> {
+    use nix::sys::resource::{Resource, getrlimit};
+    let resource = match name {
+        "RLIMIT_AS" => Resource::RLIMIT_AS,
+        "RLIMIT_CORE" => Resource::RLIMIT_CORE,
+        "RLIMIT_CPU" => Resource::RLIMIT_CPU,
+        "RLIMIT_DATA" => Resource::RLIMIT_DATA,
+        "RLIMIT_FSIZE" => Resource::RLIMIT_FSIZE,
+        "RLIMIT_LOCKS" => Resource::RLIMIT_LOCKS,
+        "RLIMIT_MEMLOCK" => Resource::RLIMIT_MEMLOCK,
+        "RLIMIT_MSGQUEUE" => Resource::RLIMIT_MSGQUEUE,
+        "RLIMIT_NICE" => Resource::RLIMIT_NICE,
+        "RLIMIT_NOFILE" => Resource::RLIMIT_NOFILE,
+        "RLIMIT_NPROC" => Resource::RLIMIT_NPROC,
+        "RLIMIT_RSS" => Resource::RLIMIT_RSS,
+        "RLIMIT_RTPRIO" => Resource::RLIMIT_RTPRIO,
+        "RLIMIT_RTTIME" => Resource::RLIMIT_RTTIME,
+        "RLIMIT_SIGPENDING" => Resource::RLIMIT_SIGPENDING,
+        "RLIMIT_STACK" => Resource::RLIMIT_STACK,
+        _ => return None,
+    };
+    getrlimit(resource).ok().map(|it| it.1)
+}
+
+/// CAP_SYS_RESOURCE, which some machines keep even from root.
+pub fn may_raise_limits() -> bool {
+    bounding_capabilities() & (1 << 24) != 0
+}
+
 /// Gives every signal its default meaning and unblocks all.
 ///
 /// The Rust runtime ignores SIGPIPE and the shim blocks what it reads from a signalfd; both would be
@@ -189,6 +227,11 @@ pub fn install_filter(filter: &[seccompiler::sock_filter]) -> io::Result<()> {
 
 /// Gives up every capability but these, one bit each, also for what is executed later.
 pub fn keep_capabilities(keep: u64) -> io::Result<()> {
+    set_capabilities(keep, keep, keep, 0)
+}
+
+/// Makes these the capabilities of this process, one bit each; those of the bounding set can only become fewer.
+pub fn set_capabilities(bounding: u64, effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
     const VERSION: u32 = 0x2008_0522;
     #[repr(C)]
     struct Header {
@@ -204,17 +247,19 @@ pub fn keep_capabilities(keep: u64) -> io::Result<()> {
     }
     for number in 0..64u64 {
         // SAFETY: plain integers. Numbers that the kernel does not know are refused, which is fine.
-        if keep & (1 << number) == 0 && unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } == 1 {
+        if bounding & (1 << number) == 0
+            && unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } == 1
+        {
             // SAFETY: plain integers.
             if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
                 return Err(io::Error::last_os_error());
             }
         }
     }
-    let sets = [keep as u32, (keep >> 32) as u32].map(|half| Sets {
-        effective: half,
-        permitted: half,
-        inheritable: 0,
+    let sets = [0, 32].map(|shift| Sets {
+        effective: (effective >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
+        inheritable: (inheritable >> shift) as u32,
     });
     let header = Header { version: VERSION, pid: 0 };
     // SAFETY: this version of the call reads one header and two sets.

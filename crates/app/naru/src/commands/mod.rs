@@ -15,6 +15,7 @@ pub mod image;
 pub mod job;
 pub mod load;
 pub mod logs;
+pub mod oci;
 pub mod rollback;
 pub mod secret;
 pub mod status;
