@@ -161,22 +161,20 @@ fi
 # Docker's own client and compose, built from their sources.
 if [ ! -x .tools/bin/docker ] || [ ! -x .tools/bin/docker-compose ]; then
   mkdir -p .tools/bin
-  if command -v go >/dev/null; then
-    (
-      cd scripts/docker-clients
-      export CGO_ENABLED=0 GOFLAGS=-mod=readonly
-      version=github.com/docker/cli/cli/version.Version
-      # Packages without a go.mod of their own would be read as Go of long ago.
-      go build -trimpath -gcflags=github.com/docker/cli/...=-lang=go1.24 -ldflags "-s -w -X $version=29.8.2" \
-        -o ../../.tools/bin/docker.new github.com/docker/cli/cmd/docker
-      go build -trimpath -ldflags '-s -w -X github.com/docker/compose/v5/internal.Version=v5.6.0' \
-        -o ../../.tools/bin/docker-compose.new github.com/docker/compose/v5/cmd
-    )
-    mv .tools/bin/docker.new .tools/bin/docker
-    mv .tools/bin/docker-compose.new .tools/bin/docker-compose
-  else
-    echo "go is missing: the tests of the Docker API are left out; install golang 1.26 or later" >&2
-  fi
+  echo "building Docker's client and compose"
+  go=$(go_command)
+  (
+    cd scripts/docker-clients
+    export CGO_ENABLED=0 GOFLAGS=-mod=readonly
+    version=github.com/docker/cli/cli/version.Version
+    # Packages without a go.mod of their own would be read as Go of long ago.
+    "$go" build -trimpath -gcflags=github.com/docker/cli/...=-lang=go1.24 -ldflags "-s -w -X $version=29.8.2" \
+      -o ../../.tools/bin/docker.new github.com/docker/cli/cmd/docker
+    "$go" build -trimpath -ldflags '-s -w -X github.com/docker/compose/v5/internal.Version=v5.6.0' \
+      -o ../../.tools/bin/docker-compose.new github.com/docker/compose/v5/cmd
+  )
+  mv .tools/bin/docker.new .tools/bin/docker
+  mv .tools/bin/docker-compose.new .tools/bin/docker-compose
 fi
 
 # Docker's Python client, and the library of tests that is built on it.
