@@ -50,6 +50,12 @@ pub struct ImageSpec {
     /// Every step is done again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_cache: bool,
+    /// Names of caches in registries to look steps up in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cache_from: Vec<String>,
+    /// Names of caches in registries that the steps are sent to; `name,mode=max` for those of all stages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cache_to: Vec<String>,
     /// The image is sent to the registries of its `tags`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub push: bool,

@@ -4,7 +4,7 @@
 
 use crate::agent::{Agent, SSH_PREFIX};
 use crate::context::{Contexts, Unpacked};
-use crate::engine::{BuildRequest, Builder, NamedContext};
+use crate::engine::{BuildRequest, Builder, CacheTarget, NamedContext};
 use crate::log::{BuildLog, BuildLogs};
 use crate::outcome::{BuiltImage, Event, chain};
 use crate::run::remove_leftovers;
@@ -356,6 +356,8 @@ impl Work {
             pull: spec.pull,
             contexts: sources.contexts.clone(),
             platforms: spec.platforms.clone(),
+            cache_from: spec.cache_from.clone(),
+            cache_to: spec.cache_to.iter().map(|it| cache_target(it)).collect(),
             source: match &spec.upload {
                 Some(it) => BTreeMap::from([("context".into(), it.digest.clone())]),
                 None => BTreeMap::from([
@@ -486,6 +488,14 @@ impl Work {
         {
             tracing::warn!(secret = name, %error, "the secrets of a build are left behind");
         }
+    }
+}
+
+/// `name`, or `name,mode=max`.
+fn cache_target(text: &str) -> CacheTarget {
+    match text.split_once(",mode=") {
+        Some((name, mode)) => CacheTarget { name: name.to_owned(), all_stages: mode == "max" },
+        None => CacheTarget { name: text.to_owned(), all_stages: false },
     }
 }
 

@@ -4,7 +4,7 @@
 //! A build in which nothing changed touches no container and writes nothing.
 
 use crate::advice::{self, Made};
-use crate::cache::{FileDigests, StepCache};
+use crate::cache::{FileDigests, Step, StepCache};
 use crate::dialect::is_known_frontend;
 use crate::fetch::Fetcher;
 use crate::form::{Action, Dockerfile, Instruction};
@@ -12,6 +12,7 @@ use crate::ignore::Ignore;
 use crate::outcome::{BuildError, BuiltImage, Event};
 use crate::provenance::{Facts, Signer, Verdict};
 use crate::run::{PodRunner, Runner};
+use crate::shared_cache::{self, Imported};
 use crate::stage::{BUILDER_ARGS, Build, PROXY_ARGS, Progress, State, rfc3339};
 use crate::step::CacheMounts;
 use naru_image::oci::{architecture, media_type};
@@ -92,6 +93,10 @@ pub struct BuildRequest {
     pub contexts: BTreeMap<String, NamedContext>,
     /// None means this machine's.
     pub platforms: Vec<String>,
+    /// Caches in registries to look steps up in.
+    pub cache_from: Vec<String>,
+    /// Where this build's steps are sent.
+    pub cache_to: Vec<CacheTarget>,
     /// Where the files come from, for the statement about the image: `repository` and `commit`, or `context`.
     pub source: BTreeMap<String, String>,
     /// By id, for `RUN --mount=type=secret`.
@@ -100,6 +105,14 @@ pub struct BuildRequest {
     pub agents: BTreeMap<String, PathBuf>,
     /// Ends this build alone; see [`Builder::stopper`].
     pub stop: Option<CancellationToken>,
+}
+
+/// A cache in a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheTarget {
+    pub name: String,
+    /// Steps of all stages, not only of the one that became the image.
+    pub all_stages: bool,
 }
 
 /// A further source of files.
@@ -278,9 +291,16 @@ impl Builder {
             globals: BTreeMap::new(),
             stop: stop.child_token(),
             bases: Mutex::default(),
+            imported: Imported::default(),
+            steps: Mutex::default(),
             target,
         };
         build.read_globals()?;
+        let runtime = tokio::runtime::Handle::current();
+        if !request.cache_from.is_empty() {
+            let say = |text| build.tell(Event::Note { text });
+            build.imported = runtime.block_on(Imported::read(&self.inner.store, &request.cache_from, &say));
+        }
         let needed = build.needed_stages(target);
         let is_step = |it: &&Instruction| it.action.is_step();
         let steps =
@@ -317,6 +337,17 @@ impl Builder {
         }
         if let Err(error) = self.inner.digests.save() {
             tracing::warn!(%error, "the file digests of this build are not remembered");
+        }
+        for to in &request.cache_to {
+            build.tell(Event::Note { text: format!("sending the cache to {}", to.name) });
+            let steps = build.steps.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_wanted = |it: &&(usize, Digest, Step)| to.all_stages || it.0 == target;
+            let steps = steps.iter().filter(is_wanted).map(|it| (it.1.clone(), it.2.clone())).collect();
+            let manifest = shared_cache::artifact(&self.inner.store, &steps)?;
+            let name = Reference::parse(&to.name).map_err(|it| BuildError::Store(it.into()))?;
+            runtime
+                .block_on(self.inner.store.push(&manifest, &name, &[], &|_| {}))
+                .map_err(|source| BuildError::CacheTo { name: to.name.clone(), source })?;
         }
         build.tell(Event::Done(image.clone()));
         Ok(image)

@@ -113,6 +113,8 @@ pub enum BuildError {
     Store(#[source] naru_image::Error),
     #[error("cannot write the build cache")]
     Cache(#[source] std::io::Error),
+    #[error("the image is built, but its cache cannot be sent to `{name}`")]
+    CacheTo { name: String, source: naru_image::Error },
     #[error("the build ended by a panic; this is a bug in Naru")]
     Bug,
     #[error("the build was stopped")]

@@ -12,7 +12,8 @@ use crate::fetch;
 use crate::form::{Action, Add, Argument, Command, Copy, Dockerfile, Healthcheck, Instruction, Stage};
 use crate::ignore::Ignore;
 use crate::mode::Mode;
-use crate::outcome::{BuildError, Event, StepError};
+use crate::outcome::{BuildError, Event, StepError, chain};
+use crate::shared_cache::Imported;
 use naru_image::oci::{History, ImageConfig, architecture};
 use naru_image::{
     CommitOptions, Digest, HostRoot, ImageStore, LAYERS_MAX, Layer, LocalImage, PullPolicy, View,
@@ -75,6 +76,8 @@ pub(crate) struct State {
     /// Of the layers that this build made for the stage: the line of the Dockerfile.
     pub(crate) own_layers: Vec<(Digest, u32)>,
     pub(crate) has_own_cmd: bool,
+    /// The stage that it is of.
+    pub(crate) stage: usize,
 }
 
 impl State {
@@ -89,6 +92,7 @@ impl State {
             args: BTreeMap::new(),
             own_layers: Vec::new(),
             has_own_cmd: false,
+            stage: 0,
         }
     }
 
@@ -123,6 +127,10 @@ pub(crate) struct Build<'a> {
     pub(crate) stop: CancellationToken,
     /// Images that were built on or copied from.
     pub(crate) bases: Mutex<BTreeMap<String, Digest>>,
+    /// Steps that registries have.
+    pub(crate) imported: Imported,
+    /// Of this build: its stage, its key, its outcome.
+    pub(crate) steps: Mutex<Vec<(usize, Digest, Step)>>,
     pub(crate) target: usize,
 }
 
@@ -196,6 +204,7 @@ impl<'a> Build<'a> {
     pub(crate) fn stage(&self, index: usize) -> Result<State, BuildError> {
         let stage = &self.dockerfile.stages[index];
         let mut state = self.base(index, stage)?;
+        state.stage = index;
         let name = stage.name.clone().unwrap_or_else(|| format!("stage-{index}"));
         if let Some(epoch) = self.epoch {
             state.advance(&format!("times up to {epoch}"));
@@ -476,7 +485,23 @@ impl<'a> Build<'a> {
         let inner = &self.builder.inner;
         let usable = |it: &Step| it.layer.is_empty || inner.store.layer(&it.layer.diff_id).is_some();
         let known = if self.request.no_cache { None } else { inner.steps.get(&state.chain) };
-        let step = match known.filter(usable) {
+        let mut known = known.filter(usable);
+        if known.is_none() && !self.request.no_cache {
+            known = match self.imported.get(&inner.store, &state.chain) {
+                Ok(None) => None,
+                Ok(Some(step)) => {
+                    inner.steps.put(&state.chain, &step).map_err(StepError::Cache)?;
+                    Some(step)
+                }
+                // It can be done here as well.
+                Err(error) => {
+                    let text = format!("a step of the cache cannot be used: {}", chain(&error));
+                    self.tell(Event::Note { text });
+                    None
+                }
+            };
+        }
+        let step = match known {
             Some(step) => {
                 inner.steps.touch(&state.chain);
                 self.was_cached(number);
@@ -492,6 +517,10 @@ impl<'a> Build<'a> {
                 step
             }
         };
+        if !self.request.cache_to.is_empty() {
+            let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+            steps.push((state.stage, state.chain.clone(), step.clone()));
+        }
         // RFC 3339 in UTC with seconds: text order is time order.
         state.created = state.created.clone().max(step.created);
         if step.layer.is_empty {

@@ -349,3 +349,59 @@ fn an_image_is_advised_and_its_parts_are_listed() {
     assert_eq!(fs::read_to_string(dir.path().join("Dockerfile")).unwrap(), want);
     daemon.destroy();
 }
+
+/// Two machines: what one has done the other need not do. And the same bytes come out of both.
+#[test]
+fn another_daemon_takes_the_steps_from_the_registry() {
+    let one = Daemon::start();
+    let home = tempfile::tempdir().unwrap();
+    let credentials = home.path().join("config.json");
+    let other = Daemon::start_in(
+        tempfile::tempdir().unwrap(),
+        &["--docker-config", &credentials.display().to_string()],
+    );
+    use base64::Engine;
+    let auth = base64::engine::general_purpose::STANDARD.encode(format!("naru:{}", one.push_token()));
+    let host = one.http().trim_start_matches("http://").to_owned();
+    fs::write(&credentials, format!(r#"{{"auths":{{"{host}":{{"auth":"{auth}"}}}}}}"#)).unwrap();
+    let dir = context();
+    write(dir.path(), "src/file", "content");
+    let dockerfile = format!(
+        "{BASE}FROM base AS made\nCOPY src /src\nRUN cat /src/file > /made; busybox date +%N > /when\n\
+         FROM base\nCOPY --from=made /made /when /\nRUN busybox mkdir -p /d/e\n"
+    );
+    write(dir.path(), "Dockerfile", &dockerfile);
+    let cache = format!("type=registry,ref={host}/cache/app:main");
+    let digest = |output: &Output| {
+        assert!(output.status.success(), "{}", text(output));
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        stdout.split_whitespace().last().unwrap().to_owned()
+    };
+    let epoch = ["--build-arg", "SOURCE_DATE_EPOCH=1700000000"];
+    let to = format!("{cache},mode=max");
+    let first = digest(&build(&other, dir.path(), &[&epoch[..], &["--cache-to", &to]].concat()));
+    // The first daemon has done none of it, and `date` would tell.
+    let second =
+        build(&one, dir.path(), &[&epoch[..], &["--cache-from", &cache, "--progress", "plain"]].concat());
+    let shown = text(&second);
+    assert_eq!(digest(&second), first, "{shown}");
+    assert!(shown.contains("6 of 6 steps cached"), "{shown}");
+    // A cache that is not there yet is no reason to fail.
+    let none = format!("type=registry,ref={host}/cache/none:main");
+    let third = build(&one, dir.path(), &["--cache-from", &none, "--no-cache"]);
+    assert!(text(&third).contains("is not used") && third.status.success(), "{}", text(&third));
+
+    // With the epoch and without any cache, steps that do not look at the clock give the same bytes.
+    write(
+        dir.path(),
+        "Dockerfile",
+        &dockerfile.replace("; busybox date +%N > /when", "").replace(" /when /", " /"),
+    );
+    let again = |daemon: &Daemon| digest(&build(daemon, dir.path(), &[&epoch[..], &["--no-cache"]].concat()));
+    let reproduced = again(&one);
+    assert_eq!(again(&other), reproduced);
+    write(dir.path(), "src/file", "content");
+    assert_eq!(again(&one), reproduced, "times of the context's files do not count");
+    one.destroy();
+    other.destroy();
+}

@@ -61,6 +61,12 @@ pub struct BuildArgs {
     /// `type=local,dest=DIRECTORY` (a directory alone means that), or `type=registry` as `--push`.
     #[arg(short, long = "output", value_name = "type=..,dest=..")]
     pub outputs: Vec<String>,
+    /// Look steps up in a cache of a registry: `type=registry,ref=NAME`.
+    #[arg(long, value_name = "type=registry,ref=..")]
+    pub cache_from: Vec<String>,
+    /// Send the steps to a registry: `type=registry,ref=NAME`; with `mode=max` those of all stages.
+    #[arg(long, value_name = "type=registry,ref=..")]
+    pub cache_to: Vec<String>,
     /// Send the image to the registries of its names. They are asked with the credentials of Docker's
     /// configuration on the daemon's machine.
     #[arg(long)]
@@ -105,6 +111,8 @@ impl BuildArgs {
             no_cache: false,
             pull: false,
             push: false,
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             outputs: Vec::new(),
             progress: ProgressKind::Auto,
             quiet: false,
@@ -159,6 +167,8 @@ pub async fn make(global: &Global, args: &BuildArgs) -> Result<Option<BuiltImage
         platforms: args.platforms.clone(),
         no_cache: args.no_cache,
         pull: args.pull,
+        cache_from: args.cache_from.iter().map(|it| cache(it)).collect::<Result<_>>()?,
+        cache_to: args.cache_to.iter().map(|it| cache(it)).collect::<Result<_>>()?,
         push: args.push || outputs.iter().any(Output::is_registry),
         ..ImageSpec::default()
     };
@@ -302,6 +312,30 @@ fn build_args(given: &[String]) -> Result<BTreeMap<String, String>> {
         out.entry("SOURCE_DATE_EPOCH".into()).or_insert(epoch);
     }
     Ok(out)
+}
+
+/// `type=registry,ref=NAME[,mode=max]`, or the name alone.
+fn cache(text: &str) -> Result<String> {
+    if !text.contains('=') {
+        return Ok(text.to_owned());
+    }
+    let (mut name, mut mode) = (None, "");
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("type", "registry")) => {}
+            Some(("ref", it)) => name = Some(it.to_owned()),
+            Some(("mode", "max")) => mode = ",mode=max",
+            Some(("mode", "min")) => mode = "",
+            _ => {
+                return Err(Error::new(format!("`{part}` of the cache `{text}` is not understood"))
+                    .hint("write `type=registry,ref=NAME,mode=max`; caches are kept in registries only"));
+            }
+        }
+    }
+    let name = name.ok_or_else(|| {
+        Error::new(format!("the cache `{text}` has no name")).hint("write `type=registry,ref=NAME`")
+    })?;
+    Ok(format!("{name}{mode}"))
 }
 
 /// Secrets, and keys under names of their own.
