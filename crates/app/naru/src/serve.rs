@@ -122,6 +122,8 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         client.clone(),
         shutdown.clone(),
     );
+    let builds = BuildLogs::open(data_dir.join("builds/logs"));
+    let builds = builds.context(|| "cannot create the directory of build logs".into())?;
     let docker = args.docker_socket.clone().unwrap_or_else(|| data_dir.join("docker.sock"));
     let docker_listener = naru_engine_api::listen(&docker).map_err(|it| {
         Error::new(format!("cannot listen on {}: {it}", docker.display()))
@@ -135,9 +137,11 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         gateway: node.bridge_address(),
         subnet: subnet.to_string(),
         version: env!("CARGO_PKG_VERSION").into(),
+        builds_namespace: NAMESPACE.into(),
     };
     let engine_node = Arc::new(EngineNode(node.clone()));
-    let engine = Engine::start(docker_config, client.clone(), images.clone(), engine_node).await;
+    let engine =
+        Engine::start(docker_config, client.clone(), images.clone(), builds.clone(), engine_node).await;
     let engine = engine.context(|| "Docker's clients cannot be served".into())?;
     let kubeconfig = api.write_kubeconfig(&format!("https://{api_address}"))?;
     let endpoints = Endpoints {
@@ -157,8 +161,6 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         hook_command: vec![exe.display().to_string(), "__post-receive".into()],
         hook_env: vec![("NARU_DATA_DIR".into(), data_dir.display().to_string())],
     };
-    let builds = BuildLogs::open(data_dir.join("builds/logs"));
-    let builds = builds.context(|| "cannot create the directory of build logs".into())?;
     let auth = naru_registry::Auth {
         token: secret_text(&connection::push_token_path(data_dir))?,
         client: Some(client.clone()),

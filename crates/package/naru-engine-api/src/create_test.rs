@@ -9,6 +9,7 @@ fn config() -> Config {
         gateway: [10, 88, 0, 1].into(),
         subnet: "10.88.0.0/16".into(),
         version: "0".into(),
+        builds_namespace: "default".into(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use naru_builder::BuildLogs;
 use naru_client::{Cache, Client};
 use naru_image::ImageStore;
 use naru_objects::{Kind, kinds};
@@ -43,6 +44,8 @@ pub struct Config {
     /// The pods' addresses, `10.88.0.0/16`.
     pub subnet: String,
     pub version: String,
+    /// Where `Image` objects are built.
+    pub builds_namespace: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +65,7 @@ pub struct Inner {
     pub(crate) config: Config,
     pub(crate) client: Client,
     pub(crate) images: ImageStore,
+    pub(crate) builds: BuildLogs,
     pub(crate) node: Arc<dyn ContainerNode>,
     pub(crate) pods: Cache,
     pub(crate) claims: Cache,
@@ -90,6 +94,7 @@ impl Engine {
         config: Config,
         client: Client,
         images: ImageStore,
+        builds: BuildLogs,
         node: Arc<dyn ContainerNode>,
     ) -> Result<Self, StartError> {
         let namespace =
@@ -110,6 +115,7 @@ impl Engine {
             config,
             client,
             images,
+            builds,
             node,
         }));
         for cache in [&engine.pods, &engine.claims, &engine.volumes, &engine.policies] {

@@ -9,8 +9,9 @@
 //!
 //! ```no_run
 //! # async fn example(client: naru_client::Client, images: naru_image::ImageStore,
-//! #     node: std::sync::Arc<dyn naru_engine_api::ContainerNode>, config: naru_engine_api::Config) {
-//! let engine = naru_engine_api::Engine::start(config, client, images, node).await.unwrap();
+//! #     builds: naru_builder::BuildLogs, node: std::sync::Arc<dyn naru_engine_api::ContainerNode>,
+//! #     config: naru_engine_api::Config) {
+//! let engine = naru_engine_api::Engine::start(config, client, images, builds, node).await.unwrap();
 //! let listener = naru_engine_api::listen("/run/naru/docker.sock".as_ref()).unwrap();
 //! engine.serve(listener, tokio_util::sync::CancellationToken::new()).await;
 //! # }
@@ -19,6 +20,7 @@
 mod answer;
 mod archive;
 mod attach;
+mod build;
 mod container;
 mod containers;
 mod create;

@@ -19,7 +19,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::system::{API_MAX, API_MIN, version_text};
 use crate::{
-    archive, attach, containers, events, exec, images, logs, networks, stats, system, transfer, volumes,
+    archive, attach, build, containers, events, exec, images, logs, networks, stats, system, transfer,
+    volumes,
 };
 
 /// Binds the socket: whoever may write to it is as good as root, so only root and its group may.
@@ -75,6 +76,8 @@ fn routes(engine: Engine) -> Router {
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/resize", post(exec::resize))
         .route("/exec/{id}/json", get(exec::inspect))
+        .route("/build", post(build::build))
+        .route("/build/prune", post(build::prune))
         .route("/commit", post(transfer::commit))
         .route("/images/json", get(images::list))
         .route("/images/create", post(transfer::create))

@@ -23,8 +23,7 @@ services:
     networks: [back]
     restart: unless-stopped
   web:
-    image: busybox
-    command: httpd -f -p 80 -h /site
+    build: ./web
     volumes: ["./site:/site:ro"]
     networks: {front: {aliases: [site]}, back: {}}
     ports: ["127.0.0.1::80"]
@@ -48,6 +47,9 @@ fn a_project_comes_up_survives_the_daemon_and_goes_down() {
     std::fs::write(here.path().join("compose.yaml"), PROJECT).unwrap();
     std::fs::create_dir(here.path().join("site")).unwrap();
     std::fs::write(here.path().join("site/index.html"), "the shop\n").unwrap();
+    std::fs::create_dir(here.path().join("web")).unwrap();
+    let dockerfile = "FROM busybox\nCMD [\"httpd\", \"-f\", \"-p\", \"80\", \"-h\", \"/site\"]\n";
+    std::fs::write(here.path().join("web/Dockerfile"), dockerfile).unwrap();
     std::fs::write(here.path().join("web.env"), "FROM_FILE=yes\n").unwrap();
     let compose = |docker: &Docker, args: &[&str]| {
         let output = docker.command("docker-compose", args).current_dir(here.path()).output().unwrap();
