@@ -29,7 +29,8 @@ if ! [ -x "$bin/kube-apiserver" ]; then
     go mod edit -replace "$module=$module@$staging"
   done
   go get "k8s.io/kubernetes/cmd/kube-apiserver@$kubernetes"
-  CGO_ENABLED=0 nice -n 19 go build -ldflags '-s -w' -o "$bin/kube-apiserver" k8s.io/kubernetes/cmd/kube-apiserver
+  CGO_ENABLED=0 nice -n 19 go build -o "$bin/kube-apiserver" \
+    -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$kubernetes" k8s.io/kubernetes/cmd/kube-apiserver
 fi
 "$bin/etcd" --version | head -1
 "$bin/kube-apiserver" --version

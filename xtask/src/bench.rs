@@ -13,6 +13,7 @@ mod footprint;
 mod gateway;
 mod measure;
 mod neighbour;
+mod pods;
 mod push_to_live;
 mod registry;
 
@@ -31,6 +32,7 @@ const BENCHES: &[(&str, fn(&mut Bench) -> Result<Vec<Line>>)] = &[
     ("container", container::run),
     ("gateway", gateway::run),
     ("cluster", cluster::run),
+    ("pods", pods::run),
     ("build", build::run),
     ("registry", registry::run),
     ("neighbour", neighbour::run),

@@ -95,6 +95,14 @@ impl Daemon {
         })
     }
 
+    pub fn api(&self) -> &str {
+        self.endpoints["api"].as_str().unwrap_or_default()
+    }
+
+    pub fn kubectl_run(&self, args: &[&str]) -> Result<String> {
+        measure::run(self.kubectl().args(args))
+    }
+
     pub fn apply(&self, objects: &Value) -> Result<()> {
         let file = self.data_dir.with_extension("objects.json");
         std::fs::write(&file, objects.to_string()).map_err(|it| it.to_string())?;

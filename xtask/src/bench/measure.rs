@@ -167,7 +167,7 @@ pub fn remove_remains_of_others(naru: &Path) {
         if Path::new("/proc").join(pid).exists() {
             continue;
         }
-        for data in ["shop/data", "gateway/data"] {
+        for data in ["shop/data", "gateway/data", "pods/data"] {
             let data = entry.path().join(data);
             if data.exists() {
                 let _ = Command::new(naru).arg("--data-dir").arg(data).arg("destroy").status();

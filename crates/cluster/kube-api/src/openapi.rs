@@ -29,7 +29,8 @@ const COMMON: [&str; 5] = [
     "io.k8s.apimachinery.pkg.apis.meta.v1.Patch",
     "io.k8s.apimachinery.pkg.apis.meta.v1.Status",
 ];
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Clients ask for `spec.v2@v1.0`, too, but that is no media type by the rules and no answer that they can read.
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Grows with every change of how documents are made: clients keep what they have under its hash.
 const FORMAT: u8 = 2;

@@ -71,6 +71,9 @@ fn applies(it: &Case) {
         let wrong = second.replace("replicas: 2", "replicas: 2\n  replica: 2");
         let refused = try_run(it, kubectl, &["apply", "-f", "-"], &wrong);
         assert!(text(&refused).contains("unknown field \"spec.replica\""), "{}", text(&refused));
+        // A List is in the older description of the API only.
+        let list = r#"{"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "listed"}}]}"#;
+        run_with(it, kubectl, &["apply", "-f", "-"], list);
         run(it, kubectl, &["set", "env", "deployment/front", &format!("ROUND={round}")]);
         run(it, kubectl, &["rollout", "status", "deployment/front", "--timeout=90s"]);
         let history = run(it, kubectl, &["rollout", "history", "deployment/front"]);
