@@ -15,6 +15,7 @@ mod measure;
 mod neighbour;
 mod pods;
 mod push_to_live;
+mod rebuild;
 mod registry;
 
 use crate::root;
@@ -34,6 +35,7 @@ const BENCHES: &[(&str, fn(&mut Bench) -> Result<Vec<Line>>)] = &[
     ("cluster", cluster::run),
     ("pods", pods::run),
     ("build", build::run),
+    ("rebuild", rebuild::run),
     ("registry", registry::run),
     ("neighbour", neighbour::run),
     ("loop", push_to_live::run),
