@@ -32,6 +32,8 @@ const WITH_ROOM: Ages = Ages {
     pulled: None,
     mounts: None,
 };
+/// Objects of builds that `naru build` asked for, as a history for people.
+const UPLOADS_KEPT: usize = 100;
 /// A client creates the secrets right after the object.
 const SECRETS_MAX: Duration = Duration::from_secs(30);
 const MESSAGE_CHARS_MAX: usize = 4_000; // an object is no log
@@ -157,7 +159,11 @@ pub(crate) async fn clean(
         }
     }
     let now = jiff::Timestamp::now();
-    for image in client.list(&kinds::IMAGE, Some(namespace), "").await? {
+    let images = client.list(&kinds::IMAGE, Some(namespace), "").await?;
+    for name in superfluous(&images) {
+        client.delete(&kinds::IMAGE, namespace, &name, None).await?;
+    }
+    for image in images {
         let finished =
             image["status"]["finishedAt"].as_str().and_then(|it| it.parse::<jiff::Timestamp>().ok());
         // Its release may not be written yet.
@@ -181,6 +187,7 @@ pub(crate) async fn clean(
         if let Some(age) = ages.mounts {
             crate::keeper::remove_old_mounts(&builder.mounts_dir(), age);
         }
+        crate::provenance::forget_the_gone(store)?;
         let layers = builder.gc(ages.steps)?;
         Ok(store.gc(&Keep { manifests: used.into_iter().collect(), layers }, ages.unused)?)
     };
@@ -194,6 +201,14 @@ pub(crate) async fn clean(
         );
     }
     Ok(())
+}
+
+/// Objects of uploads that came to an end, but for the newest. The others go with what caused them.
+fn superfluous(images: &[Value]) -> Vec<String> {
+    let is_done = |it: &&Value| it["spec"]["upload"].is_object() && it["status"]["finishedAt"].is_string();
+    let mut done: Vec<&Value> = images.iter().filter(is_done).collect();
+    done.sort_by_key(|it| std::cmp::Reverse(it["status"]["finishedAt"].as_str().map(str::to_owned)));
+    done.into_iter().skip(UPLOADS_KEPT).map(|it| naru_objects::name_of(it).to_owned()).collect()
 }
 
 /// Every digest that an object names, wherever in it.
@@ -519,6 +534,19 @@ mod tests {
         let pod = json!({"spec": {"containers": [{"image": format!("naru.local/shop/web@{digest}")}]}, "status": {"n": 1}});
         collect_digests(&pod, &mut found);
         assert!(found.contains(&digest) && found.len() == 1);
+    }
+
+    #[test]
+    fn the_newest_builds_of_uploads_are_kept() {
+        let image = |number: usize, upload: Value| {
+            json!({"metadata": {"name": format!("i{number}")}, "spec": {"upload": upload},
+                   "status": {"finishedAt": format!("2026-01-01T00:{:02}:{:02}Z", number / 60, number % 60)}})
+        };
+        let mut images: Vec<Value> =
+            (0..UPLOADS_KEPT + 2).map(|it| image(it, json!({"digest": "x"}))).collect();
+        images.push(image(0, Value::Null));
+        images.push(json!({"metadata": {"name": "running"}, "spec": {"upload": {}}, "status": {}}));
+        assert_eq!(superfluous(&images), ["i1", "i0"]);
     }
 
     #[test]

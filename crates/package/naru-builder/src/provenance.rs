@@ -185,6 +185,28 @@ impl Signer {
     }
 }
 
+/// Forgets what is said about images that are no more. The content goes with the next collection.
+pub(crate) fn forget_the_gone(store: &ImageStore) -> io::Result<()> {
+    let repositories = store.repositories();
+    for subject in repositories.subjects(ATTESTATIONS) {
+        if store.blob_size(&subject).is_some() {
+            continue;
+        }
+        for descriptor in repositories.referrers(ATTESTATIONS, &subject) {
+            let Ok(digest) = Digest::parse(descriptor["digest"].as_str().unwrap_or_default()) else {
+                continue;
+            };
+            let Ok(bytes) = store.read_blob("statement", &digest, DOCUMENT_BYTES_MAX) else { continue };
+            let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            if let Ok(layer) = Digest::parse(document["layers"][0]["digest"].as_str().unwrap_or_default()) {
+                repositories.remove_blob(ATTESTATIONS, &layer)?;
+            }
+            repositories.remove_manifest(ATTESTATIONS, &digest, &document)?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether an image is what it is said to be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -284,6 +306,9 @@ mod tests {
         let text = verdict.statement.to_string();
         assert!(text.contains("\"VERSION\":\"1\"") && !text.contains("hush"), "{text}");
         assert!(text.contains(Digest::of("base").hex()));
+
+        forget_the_gone(&store).unwrap();
+        assert!(signer.verify(&store, &image).is_verified, "the image is still there");
 
         // Another key, another image, another byte.
         let stranger = Signer::open(&dir.path().join("other")).unwrap();

@@ -93,6 +93,14 @@ impl Repositories {
         found.into_iter().map(|it| it.1).collect()
     }
 
+    /// Manifests that others of a repository have as their subject, whether they are here or not.
+    pub fn subjects(&self, name: &str) -> Vec<Digest> {
+        let entries = fs::read_dir(self.dir.join(name).join("_referrers")).into_iter().flatten().flatten();
+        let digest =
+            |it: fs::DirEntry| Digest::parse(&format!("sha256:{}", it.file_name().to_string_lossy()));
+        entries.filter_map(|it| digest(it).ok()).collect()
+    }
+
     /// Whether a manifest is in a repository: pushed to it, or under one of its tags.
     pub fn has_manifest(&self, name: &str, digest: &Digest) -> Result<bool, Error> {
         let is_here = self.store.blob_size(digest).is_some();

@@ -405,3 +405,65 @@ fn another_daemon_takes_the_steps_from_the_registry() {
     one.destroy();
     other.destroy();
 }
+
+/// kill -9 in the middle of builds: the next daemon goes on, and no half layer is ever used.
+#[test]
+fn a_killed_daemon_goes_on_with_its_builds() {
+    let mut daemon = Daemon::start();
+    let dir = context();
+    let steps: String = (0..4)
+        .map(|it| format!("RUN for i in 1 2 3 4 5; do busybox head -c 200000 /bin/sh > /data-{it}-$i; done; echo \"$SEED {it}\" >> /all\n"))
+        .collect();
+    let dockerfile = format!("{BASE}ARG SEED\nCOPY src /src\n{steps}COPY --chmod=600 src /copied\n");
+    write(dir.path(), "Dockerfile", &dockerfile);
+    for it in 0..50 {
+        write(dir.path(), &format!("src/{it}"), &format!("file {it}"));
+    }
+    // A seed each: where the kill comes moves through the whole build.
+    for seed in 0..3u64 {
+        let argument = format!("SEED={seed}");
+        let text_of_seed = seed.to_string();
+        let of_seed = |it: &&serde_json::Value| it["spec"]["args"]["SEED"].as_str() == Some(&text_of_seed);
+        let started = std::thread::scope(|scope| {
+            let building =
+                scope.spawn(|| build(&daemon, dir.path(), &["-t", "killed:1", "--build-arg", &argument]));
+            // Once it is under way, a part of its usual second and a half later.
+            daemon.wait_for("a build", "images", |all| {
+                all.iter().find(of_seed).filter(|it| it["status"]["phase"] == "Building").map(|_| ())
+            });
+            std::thread::sleep(std::time::Duration::from_millis(seed * 431));
+            let pid = fs::read_to_string(daemon.data_dir().join("naru.lock")).unwrap();
+            run("kill", &["-9", pid.trim()]);
+            building.join().unwrap()
+        });
+        daemon.kill();
+        daemon.start_again();
+        let image = daemon.wait_for("the build after the restart", "images", |all| {
+            all.iter()
+                .find(of_seed)
+                .filter(|it| {
+                    !matches!(it["status"]["phase"].as_str(), None | Some("" | "Pending" | "Building"))
+                })
+                .cloned()
+        });
+        assert_eq!(image["status"]["phase"], "Ready", "seed {seed}: {image:#}\n{}", text(&started));
+        let archive = dir.path().join("../").join(format!("{}-{seed}.oci", std::process::id()));
+        let output = format!("type=oci,dest={}", archive.display());
+        write(dir.path(), ".dockerignore", "*.oci\n");
+        let again = build(&daemon, dir.path(), &["-q", "--build-arg", &argument, "-o", &output]);
+        assert!(again.status.success(), "{}", text(&again));
+        let image = Image::read(&archive);
+        fs::remove_file(&archive).unwrap();
+        let all: String = (0..4).map(|it| format!("{seed} {it}\n")).collect();
+        assert_eq!(image.tree["all"], format!("file 644 0:0 {all:?}"), "seed {seed}");
+        let part = image.tree["data-0-1"].clone();
+        assert!(part.contains("200000 bytes"), "{part}");
+        for step in 0..4 {
+            for it in 1..=5 {
+                assert_eq!(image.tree[&format!("data-{step}-{it}")], part, "seed {seed}");
+            }
+        }
+        assert_eq!(image.tree.keys().filter(|it| it.starts_with("copied/")).count(), 50, "seed {seed}");
+    }
+    daemon.destroy();
+}
