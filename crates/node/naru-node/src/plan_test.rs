@@ -305,3 +305,82 @@ fn a_changed_container_begins_again_whatever_the_policy() {
     assert_eq!(pod_phase(&pod, &seen), PodPhase::Running);
     assert_eq!(actions(&pod, &seen, 5), [Action::Start { container: "a".into(), attempt: 1 }]);
 }
+
+/// A pod with several lives.
+fn living(life: Value) -> DesiredPod {
+    let annotations = json!({naru_objects::labels::LIFE: life.to_string()});
+    lower_pod(&json!({
+        "metadata": {"name": "p", "namespace": "n", "uid": "u", "annotations": annotations},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "i:1"}]},
+    }))
+}
+
+fn running_life(run: u32) -> Observed {
+    let mut seen = Observed { run, ..ready_sandbox() };
+    let state = seen.containers.entry("a".into()).or_default();
+    (state.image, state.phase) = (ImageState::Present, Phase::Running { since: at(0) });
+    seen
+}
+
+#[test]
+fn a_life_begins_ends_and_another_begins() {
+    // Made, and not started.
+    assert_eq!(actions(&living(json!({"run": 0})), &Observed::default(), 0), []);
+    assert_eq!(actions(&living(json!({"run": 1})), &Observed::default(), 0), [Action::Begin]);
+    // Begun: a pod like any other.
+    let begun = Observed { run: 1, ..Observed::default() };
+    assert_eq!(actions(&living(json!({"run": 1})), &begun, 0), [Action::CreateSandbox]);
+    // Stopped by hand: the signal, the kill after the grace that was given, and the end of the sandbox.
+    let stopped = living(json!({"run": 1, "stopped": true, "grace": 3}));
+    let mut seen = running_life(1);
+    assert_eq!(actions(&stopped, &seen, 0), [Action::Stop { container: "a".into() }]);
+    seen.containers.get_mut("a").unwrap().stop = Some(stop(at(0)));
+    assert_eq!(actions(&stopped, &seen, 2), []);
+    assert_eq!(actions(&stopped, &seen, 3), [Action::Kill { container: "a".into() }]);
+    seen.containers.get_mut("a").unwrap().end(ended(0, 137, 0, 3));
+    assert_eq!(actions(&stopped, &seen, 4), [Action::TearDown]);
+    assert_eq!(pod_phase(&stopped, &seen), PodPhase::Failed);
+    seen.sandbox = SandboxState::Gone;
+    assert_eq!(actions(&stopped, &seen, 4), []);
+    assert_eq!(actions(&living(json!({"run": 2})), &seen, 5), [Action::Begin]);
+    // A next life while this one still runs ends it first.
+    assert_eq!(
+        actions(&living(json!({"run": 2})), &running_life(1), 0),
+        [Action::Stop { container: "a".into() }]
+    );
+}
+
+#[test]
+fn a_life_is_restarted_as_its_own_policy_says() {
+    let after = |life: Value, first: u32, how: Ended, now: i64| {
+        let mut seen = running_life(1);
+        let state = seen.containers.get_mut("a").unwrap();
+        state.first_attempt = first;
+        state.end(how);
+        actions(&living(life), &seen, now)
+    };
+    let again = |attempt| vec![Action::Start { container: "a".into(), attempt }];
+    let always = || json!({"run": 1, "restart": "always"});
+    assert_eq!(after(always(), 0, ended(0, 0, 0, 1), 2), again(1));
+    assert_eq!(after(json!({"run": 1}), 0, ended(0, 1, 0, 1), 2), [Action::TearDown]);
+    let twice = || json!({"run": 1, "restart": "on-failure", "retries": 2});
+    assert_eq!(after(twice(), 5, ended(6, 1, 0, 1), 2), again(7), "attempts of earlier lives do not count");
+    assert_eq!(after(twice(), 5, ended(7, 1, 0, 1), 2), [Action::TearDown]);
+    assert_eq!(after(twice(), 5, ended(5, 0, 0, 1), 2), [Action::TearDown]);
+    // What cannot be started is told, and not tried for ever.
+    let impossible = Ended { reason: "StartError".into(), started_at: None, ..ended(0, 127, 0, 1) };
+    assert_eq!(after(always(), 0, impossible, 2), [Action::TearDown]);
+    // Docker's pace: a tenth of a second, doubled.
+    let mut state = ContainerState { streak: 1, ..ContainerState::default() };
+    let pod = living(always());
+    let delay = |state: &ContainerState| {
+        restart_at(&pod, state, &ended(0, 1, 0, 1)).duration_since(at(1)).as_millis()
+    };
+    assert_eq!(delay(&state), 100);
+    state.streak = 4;
+    assert_eq!(delay(&state), 800);
+    state.streak = 40;
+    assert_eq!(delay(&state), 60_000);
+    let held_on = restart_at(&pod, &state, &ended(0, 1, 0, 11)).duration_since(at(11));
+    assert_eq!(held_on.as_millis(), 100);
+}

@@ -1,6 +1,7 @@
 //! Small things that many answers need.
 
 use std::collections::HashMap;
+use std::io;
 
 use axum::Json;
 use axum::body::Body;
@@ -10,6 +11,7 @@ use futures::{Stream, StreamExt};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
 
@@ -114,6 +116,20 @@ pub fn json_lines(stream: impl Stream<Item = Value> + Send + 'static) -> Respons
         Ok(Bytes::from(line))
     });
     streamed("application/json", lines)
+}
+
+/// What a thread writes becomes a body; the thread waits for a slow client.
+pub struct ToChannel(pub mpsc::Sender<io::Result<Bytes>>);
+
+impl io::Write for ToChannel {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
+        sent.map(|()| bytes.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {

@@ -22,7 +22,7 @@ use pathrs::flags::OpenFlags;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::answer::{Query, json as answer, nanos, streamed};
+use crate::answer::{Query, ToChannel, json as answer, nanos, streamed};
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -197,19 +197,6 @@ fn send(engine: Engine, container: Container, path: String, name: PathBuf) -> Re
         }
     });
     streamed(TAR, tokio_stream::wrappers::ReceiverStream::new(receiver))
-}
-
-struct ToChannel(mpsc::Sender<io::Result<Bytes>>);
-
-impl Write for ToChannel {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
-        sent.map(|()| bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Adds what a descriptor stands for, and everything below it.

@@ -170,8 +170,15 @@ impl Engine {
     /// Waits until `done` says something about the container; it is `None` once the container is gone.
     pub async fn wait_for<T>(&self, id: &str, mut done: impl FnMut(Option<&Container>) -> Option<T>) -> T {
         let mut changes = self.pods.changes();
+        // Looked for once; from then on by the name of its pod, which stays.
+        let mut pod =
+            self.containers().into_iter().find(|it| it.id() == id).map(|it| it.pod_name().to_owned());
         loop {
-            let found = self.containers().into_iter().find(|it| it.id() == id);
+            let found = match &pod {
+                Some(pod) => self.pods.get(&self.config.namespace, pod).as_ref().and_then(Container::of),
+                None => self.containers().into_iter().find(|it| it.id() == id),
+            };
+            pod = pod.or_else(|| found.as_ref().map(|it| it.pod_name().to_owned()));
             if let Some(it) = done(found.as_ref()) {
                 return it;
             }

@@ -18,7 +18,7 @@ use naru_image::{CommitOptions, Credential, Digest, ImageStore, PushEvent, Refer
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::answer::{Query, json_lines, streamed, text, texts};
+use crate::answer::{Query, ToChannel, json_lines, streamed, text, texts};
 use crate::engine::Engine;
 use crate::error::{Error, Result, chain};
 use crate::names::short;
@@ -454,19 +454,6 @@ pub async fn save(engine: &Engine, names: Vec<String>, query: &Query) -> Result<
         }
     });
     Ok(streamed("application/x-tar", tokio_stream::wrappers::ReceiverStream::new(receiver)))
-}
-
-struct ToChannel(mpsc::Sender<io::Result<Bytes>>);
-
-impl Write for ToChannel {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
-        sent.map(|()| bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 fn write_archive(store: &ImageStore, wanted: &[(Digest, Option<Reference>)], out: impl Write) -> Result<()> {

@@ -9,6 +9,7 @@ services:
   db:
     image: busybox
     command: sh -c 'mkdir -p /data/www; [ -f /data/www/rows ] || echo 1 > /data/www/rows; exec httpd -f -p 5432 -h /data/www'
+    init: true
     volumes: [rows:/data]
     networks: [back]
     healthcheck:
@@ -24,6 +25,7 @@ services:
     restart: unless-stopped
   web:
     build: ./web
+    init: true
     volumes: ["./site:/site:ro"]
     networks: {front: {aliases: [site]}, back: {}}
     ports: ["127.0.0.1::80"]

@@ -162,3 +162,55 @@ fn the_daemon_may_die() {
     assert_eq!(docker.ok(&["start", "-a", "waits"]), "late");
     docker.daemon.destroy();
 }
+
+/// The daemon is killed at moments that are nobody's choice while containers are made, restarted and stopped.
+#[test]
+fn no_kill_leaves_a_container_that_cannot_be_used() {
+    let mut docker = Docker::start();
+    let mut moment = 1_u64;
+    for round in 0..5 {
+        moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let name = |number: u32| format!("r{round}-{number}");
+        let volume = format!("volume{round}:/v");
+        let mut clients = Vec::new();
+        for (number, policy) in [(1, "no"), (2, "always")] {
+            let name = name(number);
+            let args = [
+                "run",
+                "-d",
+                "--name",
+                &name,
+                "--restart",
+                policy,
+                "-v",
+                &volume,
+                "-p",
+                "80",
+                "busybox",
+                "sleep",
+                "1000",
+            ];
+            let mut client = docker.command("docker", &args);
+            client.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            clients.push(client.spawn().unwrap());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(moment >> 55));
+        docker.daemon.kill();
+        for mut client in clients {
+            // Whatever it heard.
+            client.wait().unwrap();
+        }
+        docker.daemon.start_again();
+        for name in docker.ok(&["ps", "-a", "--format", "{{.Names}}"]).lines() {
+            docker.ok(&["restart", "-t", "0", name]);
+            assert_eq!(docker.ok(&["exec", name, "echo", "alive"]), "alive");
+        }
+    }
+    let all = docker.ok(&["ps", "-aq"]);
+    if !all.is_empty() {
+        docker.ok(&[&["rm", "-f"][..], &all.lines().collect::<Vec<_>>()].concat());
+    }
+    docker.ok(&["volume", "prune", "-af"]);
+    assert_eq!(docker.ok(&["volume", "ls", "-q"]), "");
+    docker.daemon.destroy();
+}
