@@ -168,7 +168,7 @@ pub async fn create(State(engine): State<Engine>, RawQuery(query): RawQuery, bod
             crate::ports::choose(&wanted, &engine.ports_taken(""))?
         }
     };
-    let mut mounts = create::mount_points(&config, &host)?;
+    let mut mounts = crate::mounts::mount_points(&config, &host)?;
     mounts_of_others(&engine, &host, &mut mounts)?;
     let claims = engine.prepare_mounts(&mut mounts, &image).await?;
     let record = Record {

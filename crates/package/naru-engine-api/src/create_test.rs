@@ -1,4 +1,5 @@
 use super::*;
+use crate::mounts::mount_points;
 
 fn config() -> Config {
     Config {

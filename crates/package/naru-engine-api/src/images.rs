@@ -263,7 +263,7 @@ pub async fn get(
     match rest.rsplit_once('/') {
         Some((name, "json")) => inspect(&engine, name),
         Some((name, "history")) => history(&engine, name),
-        Some((name, "get")) => crate::transfer::save(&engine, vec![name.to_owned()], &query).await,
+        Some((name, "get")) => crate::bundle::save(&engine, vec![name.to_owned()], &query).await,
         _ => Err(Error::missing("page not found")),
     }
 }

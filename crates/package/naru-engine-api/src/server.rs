@@ -19,8 +19,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::system::{API_MAX, API_MIN, version_text};
 use crate::{
-    archive, attach, build, containers, events, exec, images, logs, networks, stats, system, transfer,
-    volumes,
+    archive, attach, build, bundle, containers, events, exec, images, logs, networks, stats, system,
+    transfer, volumes,
 };
 
 /// Binds the socket: whoever may write to it is as good as root, so only root and its group may.
@@ -81,8 +81,8 @@ fn routes(engine: Engine) -> Router {
         .route("/commit", post(transfer::commit))
         .route("/images/json", get(images::list))
         .route("/images/create", post(transfer::create))
-        .route("/images/get", get(transfer::save_many))
-        .route("/images/load", post(transfer::load))
+        .route("/images/get", get(bundle::save_many))
+        .route("/images/load", post(bundle::load))
         .route("/images/prune", post(images::prune))
         .route("/images/search", get(images::search))
         .route("/images/{*rest}", get(images::get).post(images::post).delete(images::remove))
