@@ -359,3 +359,32 @@ fn ports_are_published_where_the_file_says() {
     assert!(!answers("127.0.0.1", everywhere));
     daemon.destroy();
 }
+
+#[test]
+fn a_build_sees_its_secret_and_its_dockerfile_in_the_file() {
+    let daemon = Daemon::start();
+    make_busybox_image(&daemon);
+    let mut project = Project::of(
+        "name: p
+services:
+  job:
+    build:
+      dockerfile_inline: |
+        FROM busybox
+        ARG WHO
+        RUN --mount=type=secret,id=token echo \"$$WHO $$(wc -c < /run/secrets/token)\" > /said
+      args: [WHO=me]
+      secrets: [token]
+    command: [cat, /said]
+    restart: 'no'
+secrets: {token: {environment: TOKEN}}
+",
+    );
+    project.variables.push(("TOKEN", "s3cret".into()));
+    let shown = project.up(&daemon, &[]);
+    assert!(shown.contains("completed"), "{shown}");
+    assert_eq!(text(&daemon.kubectl(&["logs", "job/job"])), "me 6\n");
+    assert!(daemon.get("secrets").is_empty(), "a build's secret is no object");
+    assert!(project.naru(&daemon, &["down"]).status.success());
+    daemon.destroy();
+}

@@ -24,6 +24,8 @@ pub struct Project {
     pub volumes: BTreeMap<String, Volume>,
     /// Configs and secrets that services use.
     pub files: BTreeMap<(Grant, String), SharedFile>,
+    /// Secrets that builds use, by their key; they become no objects.
+    pub build_secrets: BTreeMap<String, Vec<u8>>,
     /// Networks that no outsider may be reached from.
     pub internal_networks: BTreeSet<String>,
 }
@@ -85,11 +87,13 @@ impl Loader<'_> {
             services: Vec::new(),
             volumes: BTreeMap::new(),
             files: BTreeMap::new(),
+            build_secrets: BTreeMap::new(),
             internal_networks: BTreeSet::new(),
         };
         self.networks(root, &chosen, &mut project);
         self.volumes(root, &chosen, &mut project);
         self.files_of(root, &chosen, variables, &mut project);
+        self.build_secrets(root, &chosen, variables, &mut project);
         for service in &mut chosen {
             self.settle(service, &project);
         }
@@ -378,6 +382,32 @@ impl Loader<'_> {
                     let message = format!("the {} `{}` is not declared", kind.word(), granted.source);
                     self.error(granted.at, message, suggest_hint(&granted.source, &known));
                 }
+            }
+        }
+    }
+
+    fn build_secrets(
+        &mut self,
+        root: &Node,
+        services: &[Service],
+        variables: &Variables,
+        project: &mut Project,
+    ) {
+        let builds = services.iter().filter_map(|it| it.build.as_ref());
+        for (_, source, at) in builds.flat_map(|it| &it.secrets) {
+            let entries = root.get("secrets").map(Node::entries).unwrap_or_default();
+            let Some(entry) = entries.iter().find(|it| it.key == *source) else {
+                let known: Vec<&str> = entries.iter().map(|it| it.key.as_str()).collect();
+                self.error(
+                    *at,
+                    format!("the secret `{source}` is not declared"),
+                    suggest_hint(source, &known),
+                );
+                continue;
+            };
+            let what = format!("the secret `{source}`");
+            if let Some(content) = self.content(&what, entry.at, &entry.value, variables) {
+                project.build_secrets.insert(source.clone(), content);
             }
         }
     }

@@ -62,6 +62,12 @@ pub struct Build {
     pub no_cache: bool,
     pub pull: bool,
     pub tags: Vec<String>,
+    pub cache_from: Vec<String>,
+    pub cache_to: Vec<String>,
+    /// `ID` or `ID=KEYFILE`.
+    pub ssh: Vec<String>,
+    /// Id in the Dockerfile, and the key in the project's `secrets`.
+    pub secrets: Vec<(String, String, At)>,
     pub at: At,
 }
 
@@ -309,6 +315,29 @@ impl Loader<'_> {
                             false => self.path(at, &context),
                         };
                         build.additional_contexts.insert(name, whole);
+                    }
+                }
+                "cache_from" | "cache_to" => {
+                    // A name alone is an image in a registry.
+                    let whole =
+                        |it: String| if it.contains('=') { it } else { format!("type=registry,ref={it}") };
+                    let all = self.texts(key, value).into_iter().map(whole).collect();
+                    if key == "cache_from" { build.cache_from = all } else { build.cache_to = all }
+                }
+                "ssh" => {
+                    for (id, keys, at) in self.pairs(key, value) {
+                        build.ssh.push(match keys {
+                            Some(keys) => format!("{id}={}", self.path(at, &keys)),
+                            None => id,
+                        });
+                    }
+                }
+                "secrets" => {
+                    for item in value.items_or_one() {
+                        let source = item.get("source").unwrap_or(item);
+                        let Some(source) = self.text("source", source) else { continue };
+                        let id = item.get("target").and_then(Node::as_str).unwrap_or(&source).to_owned();
+                        build.secrets.push((id, source, item.at));
                     }
                 }
                 "no_cache" => build.no_cache = self.flag(key, value),

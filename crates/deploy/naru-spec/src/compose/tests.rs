@@ -283,6 +283,23 @@ fn dependencies_come_first_and_profiles_choose() {
 }
 
 #[test]
+fn builds_keep_what_a_builder_understands() {
+    let text = "services:\n  web:\n    build:\n      context: ./app\n      target: dev\n      args: [A=1]\n      cache_from: [reg.test/cache]\n      ssh: [default=./key]\n      secrets: [token, {source: token, target: other}]\nsecrets: {token: {environment: OUTER}}\n";
+    let (project, reports) = load_files(&[("compose.yaml", text)], |_| {});
+    assert!(reports.is_empty(), "{reports:?}");
+    let project = project.unwrap();
+    let build = project.services[0].build.clone().unwrap();
+    assert_eq!((build.context.as_str(), build.target.as_deref()), ("/srv/shop/app", Some("dev")));
+    assert_eq!(build.cache_from, ["type=registry,ref=reg.test/cache"]);
+    assert_eq!(build.ssh, ["default=/srv/shop/key"]);
+    let ids: Vec<&str> = build.secrets.iter().map(|it| it.0.as_str()).collect();
+    assert_eq!(ids, ["token", "other"]);
+    assert_eq!(project.build_secrets["token"], b"outside");
+    let all: Vec<Value> = render(&project, &BTreeMap::new()).objects().cloned().collect();
+    assert!(!all.iter().any(|it| it["kind"] == "Secret"), "a build's secret is no object");
+}
+
+#[test]
 fn a_changed_file_replaces_the_pods_that_mount_it() {
     let web = |page: &str| {
         let all = objects(&[("compose.yaml", &SHOP.replace("hello", page)), ("token", "t")]);

@@ -28,6 +28,16 @@ pub async fn build(global: &Global, project: &Project) -> Result<BTreeMap<String
             }
             None => Path::new(&build.context).join(&build.dockerfile),
         };
+        // Gone after the build, and nobody else's to read.
+        let (mut secret_files, mut secrets) = (Vec::new(), Vec::new());
+        for (id, source, _) in &build.secrets {
+            let Some(content) = project.build_secrets.get(source) else { continue };
+            let file = tempfile::NamedTempFile::new()?;
+            std::fs::write(file.path(), content)
+                .context(|| format!("cannot write {}", file.path().display()))?;
+            secrets.push(format!("id={id},src={}", file.path().display()));
+            secret_files.push(file);
+        }
         let pairs =
             |map: &BTreeMap<String, String>| map.iter().map(|(key, it)| format!("{key}={it}")).collect();
         let args = BuildArgs {
@@ -38,6 +48,10 @@ pub async fn build(global: &Global, project: &Project) -> Result<BTreeMap<String
             build_args: pairs(&build.args),
             labels: pairs(&build.labels),
             build_contexts: pairs(&build.additional_contexts),
+            cache_from: build.cache_from.clone(),
+            cache_to: build.cache_to.clone(),
+            secrets,
+            ssh: build.ssh.clone(),
             no_cache: build.no_cache,
             pull: build.pull,
             progress: ProgressKind::Auto,
