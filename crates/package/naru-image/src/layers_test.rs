@@ -8,7 +8,7 @@ use crate::{
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn store(dir: &Path) -> ImageStore {
@@ -404,4 +404,59 @@ fn a_store_opened_after_a_power_cut_trusts_only_what_reached_the_disk() {
     fs::write(dir.path().join("images/layers").join(layer.diff_id.hex()).join("file"), "torn").unwrap();
     let store = store(dir.path());
     assert!(store.layer(&layer.diff_id).is_none());
+}
+
+#[test]
+fn mount_points_are_taken_out_again_through_no_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    // What a step could do to lead the removal astray: the parent of a mount point becomes a link outside.
+    let outside = dir.path().join("outside");
+    fs::create_dir_all(outside.join("secrets")).unwrap();
+    fs::write(outside.join("marker"), "").unwrap();
+    let upper = dir.path().join("upper");
+    fs::create_dir_all(upper.join("cache/of/step")).unwrap();
+    fs::create_dir_all(upper.join("kept")).unwrap();
+    fs::write(upper.join("kept/file"), "x").unwrap();
+    fs::write(upper.join("empty"), "").unwrap();
+    std::os::unix::fs::symlink(&outside, upper.join("run")).unwrap();
+    let stubs = [
+        "run/marker",
+        "run/secrets",
+        "cache/of/step",
+        "cache/of",
+        "cache",
+        "kept",
+        "empty",
+        "../outside/marker",
+    ];
+    let options = CommitOptions { stubs: stubs.map(PathBuf::from).to_vec(), ..CommitOptions::default() };
+    store.expect_commit("step", options);
+    let layer = store.commit_blocking("step", &upper).unwrap();
+    assert!(outside.join("marker").exists() && outside.join("secrets").exists());
+    let mut names = listing(&store.layer_dir(&layer.diff_id));
+    names.sort();
+    assert!(
+        names.iter().any(|it| it.contains("kept/file")) && names.iter().any(|it| it.contains("run")),
+        "{names:?}"
+    );
+    assert!(!names.iter().any(|it| it.contains("cache") || it.contains("empty")), "{names:?}");
+}
+
+#[test]
+fn an_archive_that_is_no_layer_hides_nothing() {
+    let mut archive = Vec::new();
+    entry(&mut archive, b'0', "dir/.wh.file", "", 0o644, b"x");
+    let archive = finish(archive);
+    let unpack = |whiteouts| {
+        let dir = tempfile::tempdir().unwrap();
+        let done = crate::unpack_as(&mut archive.as_slice(), dir.path(), whiteouts);
+        (dir, done)
+    };
+    let (dir, done) = unpack(crate::Whiteouts::Keep);
+    done.unwrap();
+    assert_eq!(fs::read(dir.path().join("dir/.wh.file")).unwrap(), b"x");
+    let (dir, done) = unpack(crate::Whiteouts::Refuse);
+    assert!(done.unwrap_err().to_string().contains(".wh."));
+    assert!(!dir.path().join("dir/file").exists());
 }

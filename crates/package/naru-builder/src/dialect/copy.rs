@@ -150,8 +150,10 @@ impl Reader {
         if own.is_some_and(|it| it.eq_ignore_ascii_case(from)) {
             self.error(flag.place, format!("`{from}` is this stage itself"), "");
         } else if !is_stage && let Some(near) = naru_text::suggest(from, names) {
+            // It may be an image, or a context that the command names.
             let message = format!("there is no stage `{from}` before this one");
-            self.error(flag.place, message, format!("did you mean `{near}`?"));
+            let finding = naru_text::Finding::warning(flag.place, message);
+            self.findings.push(finding.hint(format!("did you mean `{near}`?")));
         }
     }
 }
