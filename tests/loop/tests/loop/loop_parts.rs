@@ -175,7 +175,7 @@ fn the_second_build_of_an_unchanged_image_runs_nothing() {
     page.write("Dockerfile", "FROM rust:1 AS build\nRUN echo said by the build && mkdir /out && cp /bin/busybox /out/ && date > /out/when\nFROM scratch\nCOPY --from=build /out/busybox /bin/busybox\nCOPY --from=build /out/when /www/index.html\nCMD [\"/bin/busybox\", \"httpd\", \"-f\", \"-p\", \"8080\", \"-h\", \"/www\"]\n");
     page.commit("builds in a container");
     let shown = page.push();
-    assert!(shown.contains("[image of web]   said by the build"), "{shown}");
+    assert!(shown.contains("[image of web]   1: said by the build"), "{shown}");
     let log = text(&daemon.naru(&["logs", "run/page-main-1"]));
     assert!(log.contains("said by the build"), "{log}");
     let first = daemon.curl("page.test", "/index.html").1;
