@@ -119,8 +119,10 @@ fn volumes_outlive_containers() {
     assert_eq!(docker.ok(&["volume", "ls", "-q", "--filter", "label=a=b"]), "data_1");
     assert!(docker.ok(&["volume", "prune", "-af"]).contains("data_1"));
     assert_eq!(docker.ok(&["volume", "ls", "-q"]), "");
-    assert!(!std::path::Path::new(&place).exists(), "its files are gone");
-    let claims = docker.daemon.kubectl(&["get", "pvc", "-n", "docker", "-o", "name"]);
-    assert_eq!(String::from_utf8_lossy(&claims.stdout), "");
+    docker.until("its files to go", || (!std::path::Path::new(&place).exists()).then_some(()));
+    docker.until("its claim to go", || {
+        let claims = docker.daemon.kubectl(&["get", "pvc", "-n", "docker", "-o", "name"]);
+        claims.stdout.is_empty().then_some(())
+    });
     docker.daemon.destroy();
 }
