@@ -194,8 +194,16 @@ pub(crate) async fn write_status(client: &Client, service: &Value, mut patch: Va
             client.event(service, EventKind::Warning, "PortTaken", message).await;
         }
     }
-    if let Err(error) = client.patch_status(&kinds::SERVICE, &namespace, &name, &patch).await {
-        tracing::debug!(%error, "the status of a service is not written");
+    // On what was seen: whoever wrote in between, perhaps another balancer, is looked at first.
+    let mut object = service.clone();
+    for (key, value) in patch.as_object().into_iter().flatten() {
+        object["status"][key] = value.clone();
+    }
+    if object["status"]["loadBalancer"]["ingress"].is_null() {
+        object["status"]["loadBalancer"] = json!({});
+    }
+    if let Err(error) = client.replace_status(&kinds::SERVICE, &object).await {
+        tracing::debug!(%error, namespace, name, "the status of a service is not written");
     }
 }
 
