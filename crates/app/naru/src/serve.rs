@@ -45,8 +45,10 @@ const BUILDS_PARALLEL: usize = 2;
 pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     naru_runtime::without_huge_pages();
     if !nix::unistd::geteuid().is_root() {
-        return Err(Error::new("naru serve needs root: it makes networks, mounts and control groups for pods")
-            .hint("start it with sudo; `naru dev` serves the API alone without root"));
+        return Err(Error::new(
+            "naru serve needs root: it makes networks, mounts and control groups for pods",
+        )
+        .hint("start it with sudo; `naru dev` serves the API alone without root"));
     }
     let data_dir = &global.data_dir;
     std::fs::create_dir_all(data_dir).context(|| format!("cannot use {}", data_dir.display()))?;
