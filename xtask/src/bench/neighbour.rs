@@ -67,6 +67,8 @@ pub fn run(bench: &mut Bench) -> Result<Vec<Line>> {
 
 /// The p99 while a build that never ends runs; it is ended afterwards.
 fn beside(mut command: Command, port: u16) -> Result<f64> {
+    // Its own group, so that what it starts ends with it.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut build = Build(
         command
             .stdin(Stdio::null())
@@ -101,6 +103,7 @@ impl Drop for Build {
             std::thread::sleep(Duration::from_millis(50));
         }
         signal("-KILL");
+        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
