@@ -73,7 +73,7 @@ impl Buildah {
         std::fs::create_dir_all(&bin).map_err(|it| it.to_string())?;
         std::fs::create_dir_all(dir.join("base/tmp")).map_err(|it| it.to_string())?;
         std::fs::copy("/bin/busybox", bin.join("busybox")).map_err(|it| it.to_string())?;
-        for name in ["sh", "mkdir", "cp"] {
+        for name in ["sh", "mkdir", "cp", "seq", "dd", "sleep"] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).map_err(|it| it.to_string())?;
         }
         let cargo = bin.join("cargo");
