@@ -98,7 +98,7 @@ impl Buildah {
     /// A build that may be ended; it must not be waited for by its name.
     pub fn command(&self) -> Command {
         let mut command = Command::new("unshare");
-        command.args(&self.args).arg("--no-cache");
+        command.args(&self.args);
         command
     }
 
