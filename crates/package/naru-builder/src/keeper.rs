@@ -105,25 +105,35 @@ impl Keeper {
         (keeper, task)
     }
 
-    /// Measures now.
+    /// Measures everything now.
     pub async fn report(&self) -> std::io::Result<DiskReport> {
+        self.measured(Scope::Everything).await
+    }
+
+    async fn measured(&self, scope: Scope) -> std::io::Result<DiskReport> {
         let (builder, config) = (self.builder.clone(), Arc::clone(&self.config));
-        let task = tokio::task::spawn_blocking(move || measure(&builder, &config));
+        let task = tokio::task::spawn_blocking(move || measure(&builder, &config, scope));
         let mut report = task.await.map_err(std::io::Error::other)??;
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         report.full_in_seconds = forecast(samples.iter().copied()).map(|it| it.as_secs());
         Ok(report)
     }
 
-    /// Brings the disk within its budget now, as far as that goes.
+    /// Brings the disk within its budget now, as far as that goes, and measures everything.
     pub async fn tidy(&self) -> Result<DiskReport, Box<dyn std::error::Error + Send + Sync>> {
-        let mut report = self.report().await?;
+        self.shrink().await?;
+        Ok(self.report().await?)
+    }
+
+    /// Brings the disk within its budget; tells of what is in it alone.
+    async fn shrink(&self) -> Result<DiskReport, Box<dyn std::error::Error + Send + Sync>> {
+        let mut report = self.measured(Scope::Budget).await?;
         for ages in LADDER {
             if report.used_bytes <= report.budget_bytes {
                 break;
             }
             clean(&self.builder, &self.client, &self.config.namespace, ages).await?;
-            report = self.report().await?;
+            report = self.measured(Scope::Budget).await?;
         }
         self.builder.store().set_over_budget(report.used_bytes > report.budget_bytes);
         Ok(report)
@@ -171,7 +181,7 @@ impl Keeper {
     }
 
     async fn look(&self, now: f64) -> Result<DiskReport, Box<dyn std::error::Error + Send + Sync>> {
-        let report = self.tidy().await?;
+        let report = self.shrink().await?;
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.len() >= SAMPLES_MAX {
             samples.pop_front();
@@ -207,20 +217,31 @@ fn forecast(samples: impl Iterator<Item = (f64, f64)> + Clone) -> Option<Duratio
     (slope < -300.0).then(|| Duration::from_secs_f64((last.1 / -slope).clamp(0.0, 1e9)))
 }
 
-fn measure(builder: &Builder, config: &KeeperConfig) -> std::io::Result<DiskReport> {
+/// What is measured. People's own files may be many, and nothing that is decided here depends on them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Budget,
+    Everything,
+}
+
+fn measure(builder: &Builder, config: &KeeperConfig, scope: Scope) -> std::io::Result<DiskReport> {
     let usage = builder.store().usage()?;
     let part = |name: &str, bytes, in_budget| Part { name: name.into(), bytes, in_budget };
-    let dir = |name: &str| size_of(&config.data_dir.join(name));
-    let parts = vec![
+    let dir = |name: &str| naru_image::disk_bytes(&config.data_dir.join(name));
+    let mut parts = vec![
         part("image layers, unpacked", usage.layers, true),
         part("image archives and registry", usage.blobs, true),
         part("uploads under way", usage.uploads, true),
         part("build cache", dir("builds"), true),
         part("containers and their logs", dir("node"), true),
-        part("volumes", dir("volumes"), false),
-        part("repositories", dir("git"), false),
-        part("objects", dir("api"), false),
     ];
+    if scope == Scope::Everything {
+        parts.extend([
+            part("volumes", dir("volumes"), false),
+            part("repositories", dir("git"), false),
+            part("objects", dir("api"), false),
+        ]);
+    }
     let system = nix::sys::statvfs::statvfs(&config.data_dir)?;
     let disk_bytes = system.blocks() * system.fragment_size();
     let used_bytes = parts.iter().filter(|it| it.in_budget).map(|it| it.bytes).sum();
@@ -233,25 +254,6 @@ fn measure(builder: &Builder, config: &KeeperConfig) -> std::io::Result<DiskRepo
         images: usage.images,
         full_in_seconds: None,
     })
-}
-
-/// Blocks that files take, whatever their length says. Links are not followed, nor mounts entered.
-fn size_of(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let mut bytes = 0;
-    let mut open: Vec<(PathBuf, Option<u64>)> = vec![(path.to_owned(), None)];
-    while let Some((path, device)) = open.pop() {
-        let Ok(found) = path.symlink_metadata() else { continue };
-        if device.is_some_and(|it| it != found.dev()) {
-            continue;
-        }
-        bytes += found.blocks() * 512;
-        if found.is_dir() {
-            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
-            open.extend(entries.map(|it| (it.path(), Some(found.dev()))));
-        }
-    }
-    bytes
 }
 
 /// Removes directories of cache mounts that no build used for so long; a build marks what it uses.

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use naru_client::chain;
 use serde_json::json;
 
 use crate::node::NodeError;
@@ -59,20 +60,6 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         (self.status, Json(json!({"message": self.message}))).into_response()
     }
-}
-
-/// An error and its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(it) = source {
-        let more = it.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = it.source();
-    }
-    text
 }
 
 impl From<naru_client::Error> for Error {

@@ -11,6 +11,7 @@ use axum::response::Response;
 use base64::Engine as _;
 use futures::StreamExt;
 use http::HeaderMap;
+use naru_client::chain;
 use naru_image::oci::{ImageConfig, architecture, media_type};
 use naru_image::{CommitOptions, Credential, ImageStore, PushEvent, Reference};
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::answer::{Query, json_lines, text, texts};
 use crate::engine::Engine;
-use crate::error::{Error, Result, chain};
+use crate::error::{Error, Result};
 use crate::names::short;
 
 /// An error within this time is told by its status; later ones come in the stream.

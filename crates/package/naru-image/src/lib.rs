@@ -46,5 +46,5 @@ pub use remote::RegistryError;
 pub use repositories::Repositories;
 pub use store::{BlobWriter, Config, Credential, Error, ImageStore, LAYERS_MAX, Result};
 pub use unpack::{Compression, UnpackError, Unpacked, Whiteouts, decompress, unpack, unpack_as};
-pub use usage::{ImageUse, Usage};
+pub use usage::{ImageUse, Usage, disk_bytes};
 pub use view::{Entry, LastLink, View};

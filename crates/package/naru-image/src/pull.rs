@@ -84,20 +84,7 @@ impl ImageStore {
 
     async fn pull_from(&self, remote: &Remote, reference: &Reference) -> Result<Digest, Error> {
         let refused = |why: String| Error::from(remote.refused(why));
-        let wanted = match &reference.digest {
-            Some(it) => it.to_string(),
-            None => reference.tag.clone().unwrap_or_else(|| "latest".into()),
-        };
-        let (mut kind, mut bytes) = remote.manifest(&wanted).await?;
-        let mut digest =
-            reference.digest.as_ref().map_or_else(|| Digest::of(&bytes), |it| it.same_kind_of(&bytes));
-        if let Some(expected) = &reference.digest
-            && *expected != digest
-        {
-            return Err(refused(format!(
-                "the registry sent {digest} instead of the digest that was asked for"
-            )));
-        }
+        let (mut kind, mut bytes, mut digest) = remote.named_manifest(reference).await?;
         if is_index(&kind, &bytes) {
             let index: Index =
                 serde_json::from_slice(&bytes).map_err(|it| refused(format!("bad index: {it}")))?;
@@ -145,14 +132,10 @@ impl ImageStore {
     /// Fetches the manifest or index that a name stands for at its registry as it is, and tags it; nothing that
     /// it names is fetched. For whoever serves it on.
     pub async fn fetch_manifest(&self, reference: &Reference) -> Result<Digest, Error> {
-        let wanted = match &reference.digest {
-            Some(it) => it.to_string(),
-            None => reference.tag.clone().unwrap_or_else(|| "latest".into()),
-        };
         let mut fetched = None;
         let mut failure = None;
         for remote in Remote::all_for_pull(self, reference, &[]).await? {
-            match remote.manifest(&wanted).await {
+            match remote.named_manifest(reference).await {
                 Ok(it) => {
                     fetched = Some((remote, it));
                     break;
@@ -160,14 +143,9 @@ impl ImageStore {
                 Err(it) => failure = Some(it),
             }
         }
-        let Some((remote, (kind, bytes))) = fetched else {
+        let Some((remote, (kind, bytes, digest))) = fetched else {
             return Err(failure.expect("the registry itself is always asked").into());
         };
-        let digest =
-            reference.digest.as_ref().map_or_else(|| Digest::of(&bytes), |it| it.same_kind_of(&bytes));
-        if reference.digest.as_ref().is_some_and(|it| *it != digest) {
-            return Err(remote.refused(format!("the registry sent {digest} instead")).into());
-        }
         let document: serde_json::Value =
             serde_json::from_slice(&bytes).map_err(|it| remote.refused(format!("bad manifest: {it}")))?;
         if document["schemaVersion"] != 2 {
@@ -231,6 +209,25 @@ fn check(manifest: &Manifest) -> Result<(), String> {
 }
 
 impl Remote {
+    /// Media type, bytes and digest of the manifest or index that a name stands for, held against the digest that
+    /// the name may have.
+    async fn named_manifest(
+        &self,
+        reference: &Reference,
+    ) -> Result<(String, Vec<u8>, Digest), RegistryError> {
+        let (wanted, expected) = match &reference.digest {
+            Some(it) => (it.to_string(), Some(it)),
+            None => (reference.tag.clone().unwrap_or_else(|| "latest".into()), None),
+        };
+        let (kind, bytes) = self.manifest(&wanted).await?;
+        let digest = expected.map_or_else(|| Digest::of(&bytes), |it| it.same_kind_of(&bytes));
+        if expected.is_some_and(|it| *it != digest) {
+            let why = format!("the registry sent {digest} instead of the digest that was asked for");
+            return Err(self.refused(why));
+        }
+        Ok((kind, bytes, digest))
+    }
+
     /// Fetches a blob into the store, unless it is there.
     pub(crate) async fn blob(
         &self,

@@ -54,7 +54,7 @@ impl ImageStore {
         for entry in fs::read_dir(self.dir().join("layers"))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some(digest) = Digest::from_hex(&name) else { continue };
-            let bytes = sizes.get(&digest).copied().unwrap_or_else(|| tree_bytes(&entry.path()));
+            let bytes = sizes.get(&digest).copied().unwrap_or_else(|| disk_bytes(&entry.path()));
             usage.layers += bytes;
             present.insert(digest, bytes);
         }
@@ -118,7 +118,8 @@ fn directory_bytes(path: &std::path::Path) -> io::Result<u64> {
     Ok(fs::read_dir(path)?.flatten().filter_map(|it| it.metadata().ok()).map(|it| it.blocks() * 512).sum())
 }
 
-fn tree_bytes(path: &std::path::Path) -> u64 {
-    let entries = walkdir::WalkDir::new(path).into_iter().flatten();
+/// Blocks that files below a path take, whatever their length says. Links are not followed, nor mounts entered.
+pub fn disk_bytes(path: &std::path::Path) -> u64 {
+    let entries = walkdir::WalkDir::new(path).same_file_system(true).into_iter().flatten();
     entries.filter_map(|it| it.metadata().ok()).map(|it| it.blocks() * 512).sum()
 }
