@@ -2,6 +2,7 @@
 
 use crate::Meta;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +45,40 @@ pub struct RunSpec {
     /// Whether a successful run goes on to a release: true on the default branch.
     #[serde(default)]
     pub deploy: bool,
+    /// The event as its sender describes it, where it says more than the fields above (`github.event`).
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub payload: Value,
+    /// Only this workflow file is meant (a dispatch, a schedule); empty is every one that asks for the event.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub workflow: String,
+    /// What a dispatch gave.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub inputs: Map<String, Value>,
+    /// The cron line that was due.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub schedule: String,
+    /// Of a pull request: the branch that it wants into, and the one that it comes from.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub base_ref: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub head_ref: String,
+    /// The change comes from somebody who may not write to the repository: no secrets, a token that reads.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untrusted: bool,
+    /// The run that this one does again, and which of its jobs; those not named are taken over as they ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
+}
+
+/// A run done again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Again {
+    pub run: String,
+    /// Counts from 2.
+    pub attempt: u32,
+    /// Keys of jobs; empty is all.
+    pub jobs: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +90,8 @@ pub enum RunPhase {
     Failed,
     /// The files could not be honoured; nothing was run. See `diagnostics`.
     Refused,
+    /// Stopped by somebody, or in favour of a newer run of its concurrency group.
+    Cancelled,
     /// The machine lost a job on the way and nobody knows how it would have ended.
     Interrupted,
 }
@@ -103,6 +140,7 @@ pub enum JobPhase {
     Succeeded,
     Failed,
     Skipped,
+    Cancelled,
     Interrupted,
 }
 
@@ -134,6 +172,9 @@ pub struct JobStatus {
     /// What the job's steps wrote to the step summary, in Markdown.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub summary: String,
+    /// What steps remarked about files (`::error file=...`), the first hundred.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub annotations: Vec<Diagnostic>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -207,6 +207,7 @@ async fn run_of(
         message: facts.next().unwrap_or_default().to_owned(),
         pushed_at: pushed_at(update.seconds),
         deploy,
+        ..RunSpec::default()
     };
     Ok(json!({
         "apiVersion": kinds::RUN.api_version(), "kind": kinds::RUN.kind,

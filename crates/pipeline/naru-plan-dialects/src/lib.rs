@@ -7,16 +7,34 @@ pub mod github;
 
 use naru_plan::{Evaluator, Plan};
 use naru_text::Finding;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
-/// What the reader of a workflow file must know about the push. Plain values: a dry run is the real run.
+/// What the reader of a workflow file must know about what happened. Plain values: a dry run is the real run.
 #[derive(Debug, Clone, Default)]
 pub struct Trigger {
-    /// `push` so far.
+    /// `push`, `pull_request`, ... as GitHub names it.
     pub event: String,
-    /// `refs/heads/main`, `refs/tags/v1`.
+    /// `refs/heads/main`, `refs/tags/v1`, `refs/pull/3/merge`.
     pub git_ref: String,
     /// The labels that `runs-on` may name here.
     pub labels: Vec<String>,
+    /// The event as its sender describes it (`github.event`).
+    pub payload: Value,
+    /// The files that the event changed, relative to the repository; `None` if that is not known, which lets
+    /// every filter on paths pass.
+    pub changed: Option<Vec<String>>,
+    /// Only this file is meant (a dispatch, a schedule); else every file that asks for the event.
+    pub workflow: Option<String>,
+    /// The cron line that was due, for `schedule`.
+    pub schedule: Option<String>,
+    /// What a dispatch gave, as text.
+    pub inputs: Map<String, Value>,
+    /// Files that a workflow may call in: `.github/workflows/x.yml` of the same commit by its path, those of
+    /// other repositories as `owner/name/path@ref`.
+    pub files: BTreeMap<String, String>,
+    /// What expressions that are computed up front may look at: `github`, `vars`.
+    pub contexts: Map<String, Value>,
 }
 
 /// What came of one file.
@@ -26,6 +44,19 @@ pub struct Lowered {
     pub plan: Option<Plan>,
     /// Everything worth saying. Any error among it means that nothing of the plan may run.
     pub findings: Vec<Finding>,
+    /// Files of [`Trigger::files`] that are called in and were not given, by the same names. There is no plan
+    /// then; the caller fetches them and asks again.
+    pub missing: Vec<String>,
+    /// When it wants to run by itself.
+    pub schedules: Vec<Schedule>,
+}
+
+/// A time table in the words of cron: minute, hour, day of month, month, day of week.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Schedule {
+    pub cron: String,
+    /// An IANA name; empty is UTC.
+    pub timezone: String,
 }
 
 /// A workflow language.

@@ -200,6 +200,7 @@ impl Driver {
             event: spec.event.clone(),
             git_ref: spec.git_ref.clone(),
             labels: self.config.runners.keys().cloned().collect(),
+            ..Trigger::default()
         };
         let mut plans: Vec<Planned> = Vec::new();
         let mut diagnostics = Vec::new();
@@ -329,6 +330,7 @@ impl Driver {
                     JobPhase::Succeeded => JobState::Succeeded,
                     JobPhase::Failed => JobState::Failed,
                     JobPhase::Skipped => JobState::Skipped,
+                    JobPhase::Cancelled => JobState::Cancelled,
                     JobPhase::Interrupted => JobState::Interrupted,
                 },
                 outputs: it.outputs.clone(),
@@ -349,6 +351,10 @@ impl Driver {
             Next::Start(index) => return self.start(planned, index).await,
             Next::Skip(index, why) => (index, JobPhase::Skipped, why),
             Next::Fail(index, why) => (index, JobPhase::Failed, why),
+            Next::Expand(index) => {
+                let why = "the file changed its meaning while it ran (this is a bug in Naru)";
+                (index, JobPhase::Failed, why.into())
+            }
             Next::Cancel(index, why) => {
                 let pod = self.status.jobs[planned.offset + index].pod.clone();
                 self.client.delete(&kinds::POD, &self.config.namespace, &pod, None).await?;

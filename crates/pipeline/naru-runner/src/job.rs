@@ -215,6 +215,10 @@ impl JobRun<'_> {
             Action::Run { script, shell, extension } => {
                 self.script(&step, script, shell, extension, &env, &contexts).await
             }
+            Action::Uses { uses, .. } => {
+                self.say(&format!("error: line {}: the action `{uses}` cannot run yet", step.line));
+                FAILED
+            }
         };
         self.end_step(index, &step, &end);
     }

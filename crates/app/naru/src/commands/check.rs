@@ -17,6 +17,7 @@ pub fn run(files: &[PathBuf]) -> Result<ExitCode> {
                 event: "push".into(),
                 git_ref: "refs/heads/main".into(),
                 labels: crate::serve::DEFAULT_RUNNERS.iter().map(|it| (*it).to_owned()).collect(),
+                ..Trigger::default()
             };
             (dialect.lower)(&shown, &source, &trigger).findings
         } else {

@@ -158,6 +158,7 @@ fn phase_word(phase: JobPhase, message: &str) -> String {
         JobPhase::Succeeded => "succeeded",
         JobPhase::Failed => "failed",
         JobPhase::Skipped => "was skipped",
+        JobPhase::Cancelled => "was cancelled",
         JobPhase::Interrupted => "was interrupted",
     };
     if message.is_empty() { word.into() } else { format!("{word}: {message}") }

@@ -101,6 +101,7 @@ fn run_rows(run: &Run, rows: &mut Vec<Row>) {
             JobPhase::Succeeded => "succeeded",
             JobPhase::Failed => "failed",
             JobPhase::Skipped => "skipped",
+            JobPhase::Cancelled => "cancelled",
             JobPhase::Interrupted => "interrupted",
             JobPhase::Pending | JobPhase::Running => "under way",
         };

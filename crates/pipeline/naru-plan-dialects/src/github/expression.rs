@@ -7,7 +7,7 @@ use github_actions_expressions::context::Context;
 use github_actions_expressions::literal::Literal;
 use github_actions_expressions::op::{BinExpr, BinOp, UnOp};
 use github_actions_expressions::{Error as ParseError, Expr, SpannedExpr};
-use naru_plan::{EvaluateError, Evaluator};
+use naru_plan::{EvaluateError, Evaluator, Job};
 use serde_json::Value;
 
 /// Evaluates with everything taken from the contexts. One of them is ours: `__status` is `success`,
@@ -42,6 +42,16 @@ impl Evaluator for GithubEvaluator {
             return Ok(false);
         }
         Ok(truthy(&value_of(&expr, contexts)?))
+    }
+
+    fn file_hashes(&self, _: &str, _: &Value) -> Result<Vec<Vec<String>>, EvaluateError> {
+        // `lower` refuses `hashFiles` yet.
+        Ok(Vec::new())
+    }
+
+    fn expand(&self, job: &Job, _: &Value) -> Result<Vec<Job>, EvaluateError> {
+        // `lower` leaves nothing open yet.
+        Ok(vec![job.clone()])
     }
 }
 

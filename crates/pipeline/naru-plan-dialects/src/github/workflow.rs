@@ -141,9 +141,9 @@ const TIMEOUT_MINUTES_DEFAULT: u64 = 360;
 pub fn lower(path: &str, source: &str, trigger: &Trigger) -> Lowered {
     let (node, findings) = yaml::parse(source);
     let mut reader = Reader { findings, trigger };
-    let Some(root) = node else { return Lowered { plan: None, findings: reader.findings } };
+    let Some(root) = node else { return Lowered { findings: reader.findings, ..Lowered::default() } };
     let plan = reader.workflow(path, &root);
-    Lowered { plan, findings: reader.findings }
+    Lowered { plan, findings: reader.findings, ..Lowered::default() }
 }
 
 struct Reader<'a> {
@@ -218,7 +218,7 @@ impl Reader<'_> {
         let mut plan = Plan {
             name: root.get("name").and_then(Node::as_str).unwrap_or(path).to_owned(),
             file: path.to_owned(),
-            jobs: Vec::new(),
+            ..Plan::default()
         };
         for (id, job) in jobs.entries() {
             self.job(id, job, &env, &defaults, &mut plan.jobs);
@@ -738,7 +738,12 @@ mod tests {
     use super::*;
 
     fn trigger(git_ref: &str) -> Trigger {
-        Trigger { event: "push".into(), git_ref: git_ref.into(), labels: vec!["ubuntu-latest".into()] }
+        Trigger {
+            event: "push".into(),
+            git_ref: git_ref.into(),
+            labels: vec!["ubuntu-latest".into()],
+            ..Trigger::default()
+        }
     }
 
     fn findings(source: &str) -> String {
