@@ -90,6 +90,11 @@ pub enum Command {
         #[arg(long)]
         tidy: bool,
     },
+    /// Workflows and their runs.
+    Ci {
+        #[command(subcommand)]
+        command: commands::ci::CiCommand,
+    },
     /// Secrets of a repository's pipeline: `naru secret shop NAME < value`.
     Secret {
         repository: String,
@@ -274,6 +279,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Dora { app, days, json } => {
                 commands::dora::run(&global, app.as_deref(), days, json).await
             }
+            Command::Ci { command } => commands::ci::run(&global, &command).await,
             Command::Top => commands::top::run(&global).await,
             Command::Secret { repository, name } => commands::secret::run(&global, &repository, &name).await,
             Command::Kubeconfig { path } => commands::connect::kubeconfig(&global, path),

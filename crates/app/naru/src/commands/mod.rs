@@ -3,6 +3,7 @@
 pub mod api;
 pub mod build;
 pub mod check;
+pub mod ci;
 pub mod compose;
 pub mod connect;
 pub mod demo;
