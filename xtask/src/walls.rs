@@ -19,6 +19,7 @@ struct Crate {
 const PURE: &[&str] = &[
     "naru-text",
     "naru-objects",
+    "naru-token",
     "naru-plan",
     "naru-plan-dialects",
     "naru-spec",
