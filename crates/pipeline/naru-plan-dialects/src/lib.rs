@@ -5,7 +5,7 @@
 
 pub mod github;
 
-use naru_plan::{Evaluator, Plan};
+use naru_plan::{Evaluator, Package, Plan};
 use naru_text::Finding;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -66,6 +66,10 @@ pub struct Dialect {
     pub claims: fn(path: &str) -> bool,
     pub lower: fn(path: &str, source: &str, trigger: &Trigger) -> Lowered,
     pub evaluator: &'static (dyn Evaluator + Sync),
+    /// The names that the manifest of a packaged step may have; the first that is there counts.
+    pub package_files: &'static [&'static str],
+    /// A manifest as the form has it, and everything worth saying about it.
+    pub package: fn(path: &str, source: &str) -> (Option<Package>, Vec<Finding>),
 }
 
 /// Every language that Naru reads.

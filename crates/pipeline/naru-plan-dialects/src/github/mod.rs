@@ -3,10 +3,13 @@
 //! Semantics follow GitHub's "Workflow syntax for GitHub Actions" and "Evaluate expressions" pages. A key
 //! that we know but do not honour yet is an error with its place: a workflow runs as written or not at all.
 
+mod action;
 pub mod expression;
 mod matrix;
 mod pattern;
 mod workflow;
+
+pub use action::package;
 
 use crate::Dialect;
 
@@ -18,4 +21,6 @@ pub const DIALECT: Dialect = Dialect {
     },
     lower: workflow::lower,
     evaluator: &expression::GithubEvaluator,
+    package_files: &["action.yml", "action.yaml"],
+    package: action::package,
 };
