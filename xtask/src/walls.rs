@@ -54,7 +54,6 @@ const DOORS: &[(&str, &[&str])] = &[
     // The gateway only reads certificates; its tests make some.
     ("rcgen", &["kube-api", "naru-gateway"]),
     ("kube", &["naru-client", "naru"]),
-    ("github-actions-expressions", &["naru-plan-dialects"]),
     ("tar", &["naru-image", "naru-builder", "naru-engine-api", "naru"]),
 ];
 

@@ -1,0 +1,114 @@
+use super::*;
+use serde_json::json;
+
+fn contexts() -> Value {
+    json!({
+        "github": {"ref": "refs/heads/main", "event": {"commits": [{"id": "a"}, {"id": "b"}, {"no": 1}]}},
+        "env": {"N": "3", "EMPTY": "", "n": "lower"},
+        "needs": {
+            "build": {"result": "success", "outputs": {"version": "1.2"}},
+            "lint": {"result": "failure", "outputs": {}},
+        },
+        "matrix": {"os": "linux", "list": [1, 2], "nested": {"a": {"x": 1}, "b": {"x": 2}, "c": 3}},
+        "__status": "success",
+        "__hashes": {"a\nb": "abc"},
+    })
+}
+
+/// Expression, kind and value as JSON. The same table is run through GitHub's own evaluator by the tests in
+/// `tests/actions/tests/language`.
+pub const TABLE: &str = include_str!("table.json");
+
+#[test]
+fn the_table_of_expressions_holds() {
+    let cases: Vec<Value> = serde_json::from_str(TABLE).unwrap();
+    assert!(cases.len() > 150, "{}", cases.len());
+    for case in cases {
+        let source = case["expr"].as_str().unwrap();
+        let contexts = case.get("contexts").map(Value::to_string).unwrap_or_default();
+        match (explain(source, &contexts), case.get("err")) {
+            (Ok((kind, value)), None) => {
+                let want = (case["kind"].as_str().unwrap(), case["value"].to_string());
+                assert_eq!((kind.name(), value), want, "{source}");
+            }
+            (Err(error), Some(want)) => {
+                let want = want.as_str().unwrap();
+                assert!(error.message.contains(want), "{source}: {error}, want {want}");
+                assert_eq!(json!(error.offset), case["pos"], "{source}: {error}");
+            }
+            (got, _) => panic!("{source}: {got:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_the_contexts_hold_is_found() {
+    let cases = [
+        ("github.ref == 'REFS/heads/main'", json!(true)),
+        ("GITHUB.Ref", json!("refs/heads/main")),
+        ("env.N > 2 && env.N < 4", json!(true)),
+        ("env.n", json!("lower")),
+        ("env.empty", json!(null)),
+        ("env.EMPTY || 'default'", json!("default")),
+        ("env.MISSING == 0", json!(true)),
+        ("join(github.event.commits.*.id, '-')", json!("a-b")),
+        ("needs.build.outputs['version']", json!("1.2")),
+        ("needs.*.result", json!(["success", "failure"])),
+        ("contains(needs.*.result, 'FAILURE')", json!(true)),
+        ("matrix.nested.*.x", json!([1, 2])),
+        ("matrix.nested['A'].x", json!(1)),
+        ("matrix.list == matrix.list", json!(true)),
+        ("matrix.list == fromJSON('[1,2]')", json!(false)),
+        ("runner.os", json!(null)),
+        ("success('build')", json!(true)),
+        ("success('build', 'lint')", json!(false)),
+        ("failure('build', 'lint')", json!(true)),
+        ("hashFiles('a', 'b')", json!("abc")),
+    ];
+    for (source, want) in cases {
+        assert_eq!(evaluate(source, &contexts()).as_ref(), Ok(&want), "{source}");
+    }
+    assert!(evaluate("gihub.ref", &contexts()).unwrap_err().message.contains("did you mean `github`?"));
+    assert!(evaluate("hashFiles('c')", &contexts()).is_err());
+}
+
+#[test]
+fn text_keeps_what_is_not_an_expression() {
+    let text = |it: &str| GithubEvaluator.text(it, &contexts());
+    assert_eq!(text("v${{ needs.build.outputs.version }}!").unwrap(), "v1.2!");
+    assert_eq!(text("${{ '}}' }} $HOME").unwrap(), "}} $HOME");
+    assert_eq!(text("a ${{ b").unwrap_err().offset, 2);
+    assert_eq!(text("ab ${{ github. }}").unwrap_err().offset, 15);
+}
+
+#[test]
+fn a_condition_implies_success_unless_it_asks_for_the_status() {
+    let at = |status: &str, condition: Option<&str>| {
+        let mut contexts = contexts();
+        contexts["__status"] = json!(status);
+        GithubEvaluator.condition(condition, &contexts).unwrap()
+    };
+    assert!(at("success", None));
+    assert!(!at("failure", None));
+    assert!(!at("failure", Some("github.ref == 'refs/heads/main'")));
+    assert!(at("failure", Some("failure()")));
+    assert!(at("failure", Some("${{ always() && true }}")));
+    assert!(at("failure", Some("contains('x', 'y') == (success() && true)")));
+    assert!(!at("success", Some("failure()")));
+    assert!(!at("success", Some("contains('always()', 'x')")));
+    assert!(!at("failure", Some("contains('always()', 'a')")));
+    // Text around an expression is a text, and so true; GitHub does the same, `naru check` warns of it.
+    assert!(at("success", Some("${{ false }} && true")));
+    assert!(at("success", Some("  ${{ true }}\n")));
+    assert!(at("success", Some("")));
+}
+
+#[test]
+fn the_hashes_that_a_text_asks_for_are_named() {
+    let asked = |text: &str| GithubEvaluator.file_hashes(text, &contexts()).unwrap();
+    assert_eq!(
+        asked("k-${{ hashFiles('**/*.lock', format('{0}.x', matrix.os)) }}"),
+        [["**/*.lock", "linux.x"]]
+    );
+    assert_eq!(asked("hashFiles('x')"), Vec::<Vec<String>>::new());
+}
