@@ -186,6 +186,10 @@ pub struct ServeArgs {
     /// `60%`. What was not used for the longest goes first, what runs never. Default: 80%.
     #[arg(long, value_name = "SIZE")]
     pub disk_budget: Option<String>,
+    /// What the caches of jobs may take together: `10Gi`, or `5%` of the disk. Those not used for the longest go
+    /// first.
+    #[arg(long, value_name = "SIZE", default_value = "10Gi")]
+    pub cache_budget: String,
     /// Serve images of this registry through ours, and keep them: `docker.io`. Whoever reaches the port may
     /// make us fetch them.
     #[arg(long, value_name = "REGISTRY")]

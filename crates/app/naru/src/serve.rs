@@ -39,6 +39,9 @@ pub const DEFAULT_RUNNERS: &[&str] =
 /// Where the pods of Docker's containers are.
 const DOCKER_NAMESPACE: &str = "docker";
 
+/// How long an artifact is kept that asks for nothing else; as on GitHub.
+const ARTIFACT_DAYS: u32 = 90;
+
 /// Builds side by side: they share the machine with the apps.
 const BUILDS_PARALLEL: usize = 2;
 
@@ -55,10 +58,9 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let data_dir = &data_dir.canonicalize()?;
     let _lock = lock(data_dir)?;
     let shutdown = CancellationToken::new();
-    let tokens = Tokens::new(
-        secret_text(&connection::push_token_path(data_dir))?,
-        secret_text(&data_dir.join("run-key"))?.into_bytes(),
-    );
+    let run_key = secret_text(&data_dir.join("run-key"))?;
+    let job_tokens = naru_token::TokenKey::new(run_key.as_bytes());
+    let tokens = Tokens::new(secret_text(&connection::push_token_path(data_dir))?, run_key.into_bytes());
 
     // The API, in-process first: nothing below knows that there is no network between.
     let exe = std::env::current_exe().context(|| "cannot find our own program".into())?;
@@ -167,6 +169,14 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         hook_command: vec![exe.display().to_string(), "__post-receive".into()],
         hook_env: vec![("NARU_DATA_DIR".into(), data_dir.display().to_string())],
     };
+    let job_api = naru_job_api::Services::open(naru_job_api::Config {
+        dir: data_dir.join("ci"),
+        key: job_tokens,
+        runs: Arc::new(naru_job_api::RunsOfClient { client: client.clone(), namespace: NAMESPACE.into() }),
+        cache_bytes_max: disk_budget(&args.cache_budget, data_dir)?,
+        retention_days: ARTIFACT_DAYS,
+    });
+    let job_api = job_api.context(|| "cannot open the artifacts and caches of jobs".into())?;
     let auth = naru_registry::Auth {
         token: secret_text(&connection::push_token_path(data_dir))?,
         client: Some(client.clone()),
@@ -183,10 +193,12 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         node_name: hostname(),
     };
     let (keeper, keeping) = Keeper::start(builder.clone(), client.clone(), keeper_config, shutdown.clone());
+    let tidying = job_api.tidy();
     let router = http::router(http::Parts {
         keeper,
         git: git.clone(),
         registry,
+        job_api,
         gateway: gateway.clone(),
         node: node.clone(),
         builds: builds.clone(),
@@ -215,6 +227,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         Source::new(format!("{}/git", endpoints.http), tokens.for_reading_all()).with_scratch(scratch);
     let mut stages = vec![
         keeping,
+        tidying,
         naru_builder::start(
             builder,
             client.clone(),

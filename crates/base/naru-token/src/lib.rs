@@ -15,7 +15,7 @@
 //! ```
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -193,9 +193,24 @@ fn new_mac(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
-/// The parts of `scp` are split at colons and spaces.
-fn scope_part(text: &str) -> String {
+/// A job's key as it stands in `scp`, whose parts are split at colons and spaces.
+pub fn scope_part(text: &str) -> String {
     text.replace([':', ' '], "-")
+}
+
+/// The credential of an `Authorization` header: `Bearer x`, `token x` as GitHub's own clients write it, or
+/// the password of `Basic`.
+pub fn credential(authorization: &str) -> Option<String> {
+    let (scheme, rest) = authorization.trim().split_once(' ')?;
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token") {
+        return Some(rest.to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let text = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
+    text.split_once(':').map(|(_, password)| password.to_owned())
 }
 
 /// The number under which GitHub's clients know a run: they do arithmetic on it, so it has at most 53 bits.
@@ -291,6 +306,22 @@ mod tests {
         assert!(!it.may_read("packages"));
         it.untrusted = true;
         assert!(it.may_read("actions") && !it.may_write("actions"));
+    }
+
+    #[test]
+    fn a_credential_is_found_however_a_client_writes_it() {
+        let basic = format!("Basic {}", STANDARD.encode("x-access-token:abc:d"));
+        for (header, expected) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer abc", Some("abc")),
+            ("token abc", Some("abc")),
+            (basic.as_str(), Some("abc:d")),
+            ("Basic !!", None),
+            ("Digest abc", None),
+            ("abc", None),
+        ] {
+            assert_eq!(credential(header).as_deref(), expected, "{header}");
+        }
     }
 
     #[test]

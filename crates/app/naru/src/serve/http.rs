@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Parts {
     pub git: naru_git::Config,
     pub registry: Registry,
+    pub job_api: naru_job_api::Services,
     pub gateway: Gateway,
     pub node: Node,
     pub builds: BuildLogs,
@@ -35,6 +36,7 @@ pub fn router(parts: Parts) -> Router {
         .merge(super::images::router(parts.builder, parts.token.clone()))
         .merge(Router::new().route("/disk", get(disk).post(tidy)).with_state((parts.keeper, parts.token)))
         .nest("/git", naru_git::router(parts.git))
+        .merge(parts.job_api.router())
         .merge(parts.registry.router())
 }
 

@@ -1,0 +1,75 @@
+//! Whose request it is. A job shows its token; its claims are believed as long as the job runs.
+
+use crate::Inner;
+use crate::problem::{Kind, Problem, Result, problem};
+use http::{HeaderMap, header};
+use naru_objects::{JobPhase, Run};
+use naru_token::{Invalid, JobClaims, credential};
+
+/// A run that was done again reads the artifacts of at most so many earlier attempts.
+const ATTEMPTS_MAX: usize = 50;
+
+/// A job that runs.
+pub struct Job {
+    pub claims: JobClaims,
+    /// The run's uid, then those of the attempts before it.
+    pub family: Vec<String>,
+}
+
+impl Inner {
+    /// The job that asks.
+    pub async fn job(&self, headers: &HeaderMap) -> Result<Job> {
+        let token = token_of(headers).ok_or_else(no_token)?;
+        let claims = self.key.verify(&token, jiff::Timestamp::now().as_second()).map_err(invalid)?;
+        let run = self.run(&claims.run).await?.filter(|it| it.metadata.uid == claims.run_uid);
+        let Some(run) = run else {
+            return Err(problem(Kind::Unauthenticated, "the run of this token is gone"));
+        };
+        let ended = run.status.phase.is_final()
+            || run.status.jobs.iter().any(|it| it.key == claims.job && JobPhase::is_final(it.phase));
+        if ended {
+            return Err(problem(
+                Kind::Unauthenticated,
+                "the job of this token has ended, and the token with it",
+            ));
+        }
+        let mut family = vec![claims.run_uid.clone()];
+        let mut again = run.spec.again;
+        while let Some(earlier) = again.filter(|_| family.len() < ATTEMPTS_MAX) {
+            let Some(run) = self.run(&earlier.run).await? else { break };
+            family.push(run.metadata.uid);
+            again = run.spec.again;
+        }
+        Ok(Job { claims, family })
+    }
+
+    async fn run(&self, name: &str) -> Result<Option<Run>> {
+        let found = self.runs.get(name).await.map_err(|it| {
+            tracing::error!(error = it, "a run cannot be looked at");
+            problem(Kind::Internal, "the run cannot be looked at; try again")
+        })?;
+        found
+            .map(serde_json::from_value)
+            .transpose()
+            .map_err(|it| Problem::internal("the run cannot be understood", &it))
+    }
+}
+
+fn token_of(headers: &HeaderMap) -> Option<String> {
+    credential(headers.get(header::AUTHORIZATION)?.to_str().ok()?)
+}
+
+fn no_token() -> Problem {
+    problem(Kind::Unauthenticated, "a job's token is needed, as `Authorization: Bearer <token>`")
+}
+
+fn invalid(it: Invalid) -> Problem {
+    problem(Kind::Unauthenticated, it.to_string())
+}
+
+/// The URL under which the client reached us: links in answers must work for it, in a pod and outside.
+pub fn base_url(headers: &HeaderMap, uri: &http::Uri) -> String {
+    let host = headers.get(header::HOST).and_then(|it| it.to_str().ok());
+    let host = host.or_else(|| uri.authority().map(http::uri::Authority::as_str)).unwrap_or("localhost");
+    format!("http://{host}")
+}

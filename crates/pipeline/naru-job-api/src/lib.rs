@@ -1,0 +1,106 @@
+//! The HTTP services that a job's steps talk to, as the official actions speak to them: artifacts, caches,
+//! and the links under which both are uploaded and downloaded.
+//!
+//! Who may do what is in the job's token ([`naru_token`]) and nowhere else: a job writes artifacts of its
+//! own run and caches of its own ref, and reads what its ref may read. A token whose job has ended opens
+//! nothing.
+//!
+//! Everything is in files of one directory: blobs in pieces ([`blobs`]), and one small JSON file per
+//! artifact and cache entry ([`records`]). What was acknowledged is on the disk; what was not is removed.
+//!
+//! Formats: the messages are those that the published clients `@actions/artifact` and `@actions/cache`
+//! carry with them; the upload links speak the part of Azure's Blob REST interface that these clients use.
+
+mod artifacts;
+mod auth;
+mod azure;
+mod blobs;
+mod cache;
+mod cache_v1;
+mod problem;
+mod records;
+mod runs;
+mod twirp;
+
+#[cfg(test)]
+mod services_test;
+
+pub use runs::{Runs, RunsOfClient};
+
+use axum::Router;
+use axum::routing::{any, get, patch, post};
+use naru_token::TokenKey;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a caller outside of the server must know of it.
+pub struct Config {
+    /// Everything is below this directory.
+    pub dir: PathBuf,
+    /// Verifies the tokens of jobs, and signs links.
+    pub key: TokenKey,
+    pub runs: Arc<dyn Runs>,
+    /// What all caches together may take; those not used for the longest go first.
+    pub cache_bytes_max: u64,
+    /// How long an artifact is kept that asks for nothing else.
+    pub retention_days: u32,
+}
+
+/// The services; cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub key: TokenKey,
+    pub runs: Arc<dyn Runs>,
+    pub blobs: blobs::Blobs,
+    pub artifacts: artifacts::Artifacts,
+    pub caches: cache::Caches,
+}
+
+pub(crate) type Shared = Arc<Inner>;
+
+/// How often what has expired is removed.
+const TIDY_PERIOD: Duration = Duration::from_mins(10);
+
+impl Services {
+    /// Opens what is in the directory. Uploads that were under way go on.
+    pub fn open(config: Config) -> std::io::Result<Self> {
+        let blobs = blobs::Blobs::open(config.dir.join("blobs"))?;
+        let artifacts = artifacts::Artifacts::open(config.dir.join("artifacts"), config.retention_days)?;
+        let caches = cache::Caches::open(config.dir.join("caches"), config.cache_bytes_max)?;
+        let mut known = artifacts.blobs();
+        known.extend(caches.blobs());
+        blobs.remove_unknown(|id| known.contains(id));
+        let inner = Inner { key: config.key, runs: config.runs, blobs, artifacts, caches };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Everything that is served, to be merged into a server.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/twirp/github.actions.results.api.v1.ArtifactService/{method}", post(twirp::artifacts))
+            .route("/twirp/github.actions.results.api.v1.CacheService/{method}", post(twirp::caches))
+            .route("/_apis/results/blobs/{id}", any(azure::handle))
+            .route("/_apis/artifactcache/cache", get(cache_v1::find))
+            .route("/_apis/artifactcache/caches", get(cache_v1::list).post(cache_v1::reserve))
+            .route("/_apis/artifactcache/caches/{id}", patch(cache_v1::upload).post(cache_v1::commit))
+            .with_state(self.inner.clone())
+    }
+
+    /// Removes what has expired or was given up, for as long as the task runs.
+    pub fn tidy(&self) -> tokio::task::JoinHandle<()> {
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            loop {
+                let now = jiff::Timestamp::now();
+                inner.artifacts.tidy(&inner.blobs, now).await;
+                inner.caches.tidy(&inner.blobs, now).await;
+                tokio::time::sleep(TIDY_PERIOD).await;
+            }
+        })
+    }
+}
