@@ -387,6 +387,7 @@ impl Driver {
             sha: spec.sha.clone(),
             git_ref: spec.git_ref.clone(),
             workspace: PathBuf::from(format!("/workspace/{}", spec.repository)),
+            ..JobFile::default()
         };
         let metadata = |name: &str| {
             json!({
@@ -726,6 +727,9 @@ pub fn secret_name(repository: &str) -> String {
     format!("{}-ci", dns_label(repository, 50))
 }
 
+/// No job reports more steps: it is kept in one object.
+const STEPS_MAX: usize = 2000;
+
 trait TakeEvent {
     fn take(&mut self, event: Event);
 }
@@ -736,6 +740,10 @@ impl TakeEvent for JobStatus {
         match event {
             Event::JobStarted { at } => self.started_at = at,
             Event::StepStarted { index, name, at } => {
+                // What packaged steps do before and after comes behind the steps of the file.
+                if index >= self.steps.len() && index < STEPS_MAX {
+                    self.steps.resize_with(index + 1, StepStatus::default);
+                }
                 if let Some(step) = self.steps.get_mut(index) {
                     *step = StepStatus {
                         name,
@@ -753,12 +761,13 @@ impl TakeEvent for JobStatus {
                     step.finished_at = at;
                 }
             }
-            Event::JobEnded { outcome, outputs, summary, at } => {
+            Event::JobEnded { outcome, outputs, summary, annotations, at } => {
                 if self.phase == JobPhase::Running {
                     self.phase = phase_of(outcome);
                 }
                 self.outputs = outputs;
                 self.summary = summary;
+                self.annotations = annotations;
                 self.finished_at = at;
             }
         }
@@ -770,6 +779,7 @@ fn phase_of(outcome: Outcome) -> JobPhase {
         Outcome::Succeeded => JobPhase::Succeeded,
         Outcome::Failed => JobPhase::Failed,
         Outcome::Skipped => JobPhase::Skipped,
+        Outcome::Cancelled => JobPhase::Cancelled,
     }
 }
 

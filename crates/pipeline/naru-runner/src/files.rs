@@ -5,14 +5,19 @@
 //! lines
 //! EOF
 //! ```
-//! after GitHub's page "Workflow commands", section on environment files.
+//! after GitHub's page "Workflow commands", section on environment files. As its runner does on Linux, only a
+//! line feed ends a line: a carriage return before it belongs to the value.
+
+/// A file beyond this is refused: it would be held in memory and sent along to every later step.
+pub const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 /// The assignments of a file, in order; a line that is none is an error with its number.
 pub fn assignments(text: &str) -> Result<Vec<(String, String)>, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut found = Vec::new();
-    let mut lines = text.lines().enumerate();
+    let mut lines = text.strip_suffix('\n').unwrap_or(text).split('\n').enumerate();
     while let Some((number, line)) = lines.next() {
-        if line.trim().is_empty() {
+        if line.is_empty() || line == "\r" {
             continue;
         }
         let equals = line.find('=').unwrap_or(usize::MAX);
@@ -33,6 +38,8 @@ pub fn assignments(text: &str) -> Result<Vec<(String, String)>, String> {
             found.push((name.to_owned(), value.join("\n")));
         } else if equals < usize::MAX && equals > 0 {
             found.push((line[..equals].to_owned(), line[equals + 1..].to_owned()));
+        } else if equals == 0 {
+            return Err(format!("line {}: the name before `=` is empty", number + 1));
         } else {
             return Err(format!("line {}: `{line}` is not `NAME=value`", number + 1));
         }
@@ -46,11 +53,29 @@ mod tests {
 
     #[test]
     fn both_forms_are_read() {
-        let text = "A=1\n\nB<<END\nx=y\nz\nEND\nC=a<<b\n";
-        let want = [("A", "1"), ("B", "x=y\nz"), ("C", "a<<b")];
-        let want: Vec<_> = want.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        assert_eq!(assignments(text), Ok(want));
-        assert!(assignments("A<<E\nx\n").unwrap_err().contains("never comes"));
-        assert!(assignments("oops").unwrap_err().contains("line 1"));
+        let pairs = |all: &[(&str, &str)]| -> Vec<(String, String)> {
+            all.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+        };
+        for (text, want) in [
+            ("A=1\n\nB<<END\nx=y\nz\nEND\nC=a<<b\n", pairs(&[("A", "1"), ("B", "x=y\nz"), ("C", "a<<b")])),
+            // No line break at the end, an empty value, an empty heredoc, a blank line within one.
+            ("A=", pairs(&[("A", "")])),
+            ("A<<E\nE", pairs(&[("A", "")])),
+            ("A<<E\n\nx\n\nE\n", pairs(&[("A", "\nx\n")])),
+            ("A B=c=d\n", pairs(&[("A B", "c=d")])),
+            ("A<<E\r\nx\r\nE\r\nB=1\r\n", pairs(&[("A", "x\r"), ("B", "1\r")])),
+            ("", pairs(&[])),
+        ] {
+            assert_eq!(assignments(text), Ok(want), "{text:?}");
+        }
+        for (text, want) in [
+            ("A<<E\nx\n", "never comes"),
+            ("oops", "line 1"),
+            ("=x", "empty"),
+            ("<<E\nE\n", "lacks a part"),
+            ("A<<\nE\n", "lacks a part"),
+        ] {
+            assert!(assignments(text).unwrap_err().contains(want), "{text:?}");
+        }
     }
 }

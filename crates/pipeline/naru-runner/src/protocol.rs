@@ -3,6 +3,7 @@
 //! A line is `##naru <nonce> <json>`. The nonce is in the job's own file and not in the environment, so
 //! that a step that prints such a line by accident (or a log of ours) is not taken for the job's word.
 
+use naru_objects::Diagnostic;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -13,10 +14,30 @@ pub const MARK: &str = "##naru ";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Event {
-    JobStarted { at: String },
-    StepStarted { index: usize, name: String, at: String },
-    StepEnded { index: usize, name: String, outcome: Outcome, exit_code: Option<i32>, at: String },
-    JobEnded { outcome: Outcome, outputs: BTreeMap<String, String>, summary: String, at: String },
+    JobStarted {
+        at: String,
+    },
+    /// Indices from the number of the job's steps on are what packaged steps do before and after them.
+    StepStarted {
+        index: usize,
+        name: String,
+        at: String,
+    },
+    StepEnded {
+        index: usize,
+        name: String,
+        outcome: Outcome,
+        exit_code: Option<i32>,
+        at: String,
+    },
+    JobEnded {
+        outcome: Outcome,
+        outputs: BTreeMap<String, String>,
+        summary: String,
+        #[serde(default)]
+        annotations: Vec<Diagnostic>,
+        at: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +45,8 @@ pub enum Outcome {
     Succeeded,
     Failed,
     Skipped,
+    /// Stopped before its end, because somebody wanted the job to end.
+    Cancelled,
 }
 
 /// The event as its line, without a line break.
@@ -40,11 +63,14 @@ pub fn of_line(nonce: &str, line: &str) -> Option<Event> {
 /// A job's log line as people want to see it: our own lines become headings or vanish.
 pub fn for_people(line: &str) -> Option<String> {
     let Some(rest) = line.strip_prefix(MARK) else {
-        let shown = ["##[group]", "::group::"].iter().find_map(|it| line.strip_prefix(it));
-        return match shown {
-            Some(title) => Some(format!("  > {title}")),
-            None if line.starts_with("::endgroup::") || line.starts_with("::add-mask::") => None,
-            None => Some(format!("  {line}")),
+        let Some((kind, text)) = line.strip_prefix("##[").and_then(|it| it.split_once(']')) else {
+            return Some(format!("  {line}"));
+        };
+        return match kind {
+            "group" => Some(format!("  > {text}")),
+            "endgroup" => None,
+            "error" | "warning" | "notice" | "debug" => Some(format!("  {kind}: {text}")),
+            _ => Some(format!("  {line}")),
         };
     };
     let event = serde_json::from_str(rest.split_once(' ')?.1).ok()?;
