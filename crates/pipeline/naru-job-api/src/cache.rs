@@ -122,16 +122,25 @@ impl Caches {
         holds: impl Fn(u64, &Entry) -> bool,
     ) -> Result<(u64, Entry)> {
         let records = self.records.lock().await;
-        let mine =
-            |id: u64, it: &Entry| it.run_uid == claims.run_uid && it.job == claims.job && holds(id, it);
+        let mine = |id: u64, it: &Entry| {
+            let is_mine = it.run_uid == claims.run_uid && it.job == claims.job && it.scope == claims.git_ref;
+            is_mine && holds(id, it)
+        };
         let found = records.iter().find(|(id, it)| mine(*id, it)).map(|(id, it)| (id, it.clone()));
         found.ok_or_else(|| problem(Kind::NotFound, "no upload of this cache is under way; reserve it first"))
     }
 
     /// Ends an upload whose pieces are in order. Everybody finds the entry from now on.
     pub async fn finalize(&self, blobs: &Blobs, id: u64, bytes: Option<u64>, now: Timestamp) -> Result<u64> {
-        let blob = self.records.lock().await.get(id).map(|it| it.blob.clone());
-        let blob = blob.ok_or_else(|| problem(Kind::NotFound, "this upload was given up"))?;
+        let found = self.records.lock().await.get(id).map(|it| (it.blob.clone(), it.bytes));
+        let (blob, ended) = found.ok_or_else(|| problem(Kind::NotFound, "this upload was given up"))?;
+        if let Some(stored) = ended {
+            // Said twice, because the first answer was lost on the way; or by somebody who means another upload.
+            return match bytes.is_none_or(|it| it == stored) {
+                true => Ok(id),
+                false => Err(problem(Kind::Exists, "this cache is complete and does not change any more")),
+            };
+        }
         let (stored, _) = blobs.seal(&blob, Digest::Skip).await?;
         if bytes.is_some_and(|it| it != stored) || stored > self.bytes_max {
             self.remove(blobs, id).await?;
