@@ -8,7 +8,7 @@ pub mod github;
 use naru_plan::{Evaluator, Package, Plan};
 use naru_text::Finding;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the reader of a workflow file must know about what happened. Plain values: a dry run is the real run.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +33,8 @@ pub struct Trigger {
     /// Files that a workflow may call in: `.github/workflows/x.yml` of the same commit by its path, those of
     /// other repositories as `owner/name/path@ref`.
     pub files: BTreeMap<String, String>,
+    /// Such files that cannot be had, and why.
+    pub absent: BTreeMap<String, String>,
     /// What expressions that are computed up front may look at: `github`, `vars`.
     pub contexts: Map<String, Value>,
 }
@@ -47,8 +49,30 @@ pub struct Lowered {
     /// Files of [`Trigger::files`] that are called in and were not given, by the same names. There is no plan
     /// then; the caller fetches them and asks again.
     pub missing: Vec<String>,
+    /// What people call it.
+    pub name: String,
+    /// The events that it asks for.
+    pub events: Vec<String>,
     /// When it wants to run by itself.
     pub schedules: Vec<Schedule>,
+    pub survey: Survey,
+}
+
+/// What a file is about, whether or not it applies to the trigger: for whoever looks before the first run.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    pub events: Vec<String>,
+    /// The names of secrets and variables that it asks for.
+    pub secrets: BTreeSet<String>,
+    pub variables: BTreeSet<String>,
+    /// The packaged steps that it uses, as it names them.
+    pub actions: BTreeSet<String>,
+    /// The files that it calls in, as it names them.
+    pub workflows: BTreeSet<String>,
+    pub labels: BTreeSet<String>,
+    pub environments: BTreeSet<String>,
+    /// Its jobs, those that cannot be known yet as they stand in the file.
+    pub plan: Option<Plan>,
 }
 
 /// A time table in the words of cron: minute, hour, day of month, month, day of week.

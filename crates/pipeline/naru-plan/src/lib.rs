@@ -101,6 +101,8 @@ pub struct Call {
     pub jobs: Vec<Job>,
     /// Outputs of the call, computed from `jobs.<id>.outputs`.
     pub outputs: Vec<(String, String)>,
+    /// What is handed over and what the called file asks for, in the dialect's words.
+    pub given: Value,
     /// Once its jobs are in the plan.
     pub expanded: bool,
 }

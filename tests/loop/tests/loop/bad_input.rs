@@ -14,7 +14,7 @@ fn workflows_that_cannot_be_honoured_are_refused_before_anything_runs() {
             "the jobs wait for each other",
         ),
         ("on: push\njobs: [\n".into(), "ci.yml:", "not valid YAML"),
-        (WORKFLOW.replace("runs-on: ubuntu-latest", "runs-on: ubuntu-latest\n    container: rust:1"), "ci.yml:5:5", "not supported yet"),
+        (WORKFLOW.replace("runs-on: ubuntu-latest", "runs-on: ubuntu-latest\n    snapshot: mine"), "ci.yml:5:5", "not supported"),
     ];
     for (workflow, place, words) in cases {
         page.write(".github/workflows/ci.yml", &workflow);

@@ -1,12 +1,24 @@
 //! GitHub Actions: `.github/workflows/*.yml`.
 //!
 //! Semantics follow GitHub's "Workflow syntax for GitHub Actions" and "Evaluate expressions" pages. A key
-//! that we know but do not honour yet is an error with its place: a workflow runs as written or not at all.
+//! that we know but do not honour is an error with its place: a workflow runs as written or not at all.
+//!
+//! [`workflow`] reads the file, [`events`] its `on`, [`job`] and [`step`] the rest; [`settle`] computes what must be
+//! known before a job starts, [`call`] brings in reusable workflows, [`security`] warns.
 
 mod action;
+mod call;
+mod cron;
+mod events;
 pub mod expression;
+mod job;
 mod matrix;
 mod pattern;
+mod place;
+mod reader;
+mod security;
+mod settle;
+mod step;
 mod workflow;
 
 pub use action::package;

@@ -58,9 +58,7 @@ pub fn compute<'a>(expr: &'a Expr, root: &Val<'a>) -> Computed<'a> {
                 Val::List(list) if list.starred => {
                     Val::starred(list.items.iter().filter_map(|it| enter(it, &key)).collect())
                 }
-                Val::Json(serde_json::Value::Object(map)) if exact => {
-                    map.get(key.text().as_ref()).map_or(Val::Null, Val::of)
-                }
+                it if exact && !key.is_collection() => it.property_exact(&key.text()).unwrap_or(Val::Null),
                 it => enter(it, &key).unwrap_or(Val::Null),
             })
         }

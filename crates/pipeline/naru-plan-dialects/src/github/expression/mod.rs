@@ -8,7 +8,7 @@ mod tree;
 mod value;
 
 pub use tree::{DEPTH_MAX, Expr, FUNCTIONS, Function, LENGTH_MAX, Node, is_name};
-pub use value::{Kind, Val, number_text};
+pub use value::{Kind, Val, equal, number_text};
 
 use naru_plan::{EvaluateError, Evaluator, Job};
 use serde_json::Value;
@@ -75,8 +75,7 @@ impl Evaluator for GithubEvaluator {
     }
 
     fn expand(&self, job: &Job, contexts: &Value) -> Result<Vec<Job>, EvaluateError> {
-        let _ = contexts;
-        Ok(vec![job.clone()])
+        super::settle::expand(job, contexts)
     }
 }
 
@@ -181,17 +180,36 @@ pub fn evaluate(source: &str, contexts: &Value) -> Result<Value, EvaluateError> 
     Ok(compute::compute(&*parsed(source)?, &Val::of(contexts))?.to_json())
 }
 
-/// A text that may be one single expression, as the value that it stands for: what a list or an object may be
-/// written as. Text around expressions makes a text of them all.
-pub fn with_value<T>(
-    template: &str,
-    root: &Val<'_>,
-    take: impl FnOnce(&Val<'_>) -> T,
-) -> Result<T, EvaluateError> {
-    let parts = parts(template)?;
-    match parts.as_slice() {
-        [Part::Expression { expr, offset }] => Ok(take(&compute_at(expr, *offset, root)?)),
-        _ => Ok(take(&Val::Text(text_of(template, root)?.into()))),
+/// Computes the values of one place of a file over the same contexts.
+pub struct Evaluation<'a> {
+    root: Val<'a>,
+}
+
+impl<'a> Evaluation<'a> {
+    pub fn new(contexts: &'a Value) -> Self {
+        Self { root: Val::of(contexts) }
+    }
+
+    /// With one context replaced by a value that has an order.
+    pub fn with(self, name: &str, value: Val<'a>) -> Self {
+        let entries = self.root.entries().unwrap_or_default();
+        let mut entries: Vec<(String, Val<'a>)> = entries
+            .into_iter()
+            .filter(|(it, _)| *it != name)
+            .map(|(it, value)| (it.to_owned(), value))
+            .collect();
+        entries.push((name.to_owned(), value));
+        Self { root: Val::object(entries) }
+    }
+
+    /// What a text stands for: the value of the one expression that it is, which may be a list or an object, or
+    /// else a text.
+    pub fn value(&self, template: &str) -> Result<Val<'static>, EvaluateError> {
+        let parts = parts(template)?;
+        match parts.as_slice() {
+            [Part::Expression { expr, offset }] => Ok(compute_at(expr, *offset, &self.root)?.into_owned()),
+            _ => Ok(Val::Text(text_of(template, &self.root)?.into())),
+        }
     }
 }
 
@@ -246,11 +264,6 @@ pub fn check_text(template: &str) -> Result<(), EvaluateError> {
 /// Checks that a condition (braces optional) parses.
 pub fn check_condition(condition: &str) -> Result<(), EvaluateError> {
     condition_parts(condition).map(|_| ())
-}
-
-/// Whether an expression of the text asks for `hashFiles`, which needs files that only a job has.
-pub fn calls_hash_files(template: &str) -> bool {
-    template.contains("hashFiles(")
 }
 
 #[cfg(test)]

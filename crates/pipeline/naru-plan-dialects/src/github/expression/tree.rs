@@ -332,7 +332,10 @@ impl Parser<'_> {
     /// A value and the way into it: `github.event.commits[0].*.id`.
     fn path(&mut self) -> Result<Expr, EvaluateError> {
         let (mut expr, enters) = self.operand()?;
-        while enters {
+        if !enters {
+            return Ok(expr);
+        }
+        loop {
             let at = expr.at;
             let key_at = self.tokens.get(self.next + 1).map_or(self.source.len(), |it| it.0);
             if self.sign(".") {

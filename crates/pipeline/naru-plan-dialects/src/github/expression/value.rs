@@ -66,6 +66,29 @@ impl<'a> Val<'a> {
         Self::List(Rc::new(List { items, starred: false }))
     }
 
+    pub fn object(entries: Vec<(String, Self)>) -> Self {
+        Self::Object(Rc::new(entries))
+    }
+
+    /// The same value, with nothing borrowed. Collections become others, as comparisons see them.
+    pub fn into_owned(self) -> Val<'static> {
+        match self {
+            Self::Null => Val::Null,
+            Self::Bool(it) => Val::Bool(it),
+            Self::Number(it) => Val::Number(it),
+            Self::Text(it) => Val::Text(Cow::Owned(it.into_owned())),
+            it => match it.items() {
+                Some(items) => Val::list(items.into_iter().map(Val::into_owned).collect()),
+                None => {
+                    let entries = it.entries().unwrap_or_default();
+                    Val::object(
+                        entries.into_iter().map(|(key, it)| (key.to_owned(), it.into_owned())).collect(),
+                    )
+                }
+            },
+        }
+    }
+
     pub fn starred(items: Vec<Self>) -> Self {
         Self::List(Rc::new(List { items, starred: true }))
     }
@@ -136,6 +159,15 @@ impl<'a> Val<'a> {
             Self::Object(entries) => {
                 Some(entries.iter().map(|(key, it)| (key.as_str(), it.clone())).collect())
             }
+            _ => None,
+        }
+    }
+
+    /// The property whose name is exactly this one.
+    pub fn property_exact(&self, name: &str) -> Option<Val<'a>> {
+        match self {
+            Self::Json(Value::Object(map)) => map.get(name).map(Val::of),
+            Self::Object(entries) => entries.iter().find(|(key, _)| key == name).map(|(_, it)| it.clone()),
             _ => None,
         }
     }

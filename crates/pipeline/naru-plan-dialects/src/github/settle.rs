@@ -1,0 +1,687 @@
+//! What must be known before a job starts: its matrix, name, labels, limits, containers. [`settle`] computes it
+//! and gives one job per combination. It runs while the file is read if everything that it asks for is known,
+//! else once the jobs that it needs have ended: until then the values stand in [`Late`], as in the file.
+
+use super::call;
+use super::expression::{self, Evaluation, Node as Tree, Part, Val};
+use super::matrix::{self, COMBINATIONS_MAX, Combination};
+use super::reader::{has_expression, scalar_text};
+use super::step;
+use naru_plan::{Action, Concurrency, Container, Environment, EvaluateError, Job};
+use naru_text::yaml::{Data, Node, Style};
+use naru_text::{Finding, Place};
+use serde_json::{Map, Value, json};
+
+/// The shell that `defaults` computes, among the nodes of [`Late`].
+pub const SHELL: &str = "defaults.run.shell";
+
+/// Labels that say what every machine here is; beside another one they decide nothing.
+const GENERAL_LABELS: &[&str] = &["self-hosted", "linux", "x64", "arm64"];
+
+/// The values of a job's keys as they stand in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Late {
+    pub place: Place,
+    /// The labels that `runs-on` may name here.
+    pub labels: Vec<String>,
+    pub nodes: Vec<(String, Node)>,
+    /// What stands before the job's name: the names of the jobs that called it in.
+    pub prefix: String,
+}
+
+impl Late {
+    pub fn node(&self, key: &str) -> Option<&Node> {
+        self.nodes.iter().find(|(it, _)| it == key).map(|(_, it)| it)
+    }
+
+    /// Whether every context that the values ask for is known. The variables of containers and their credentials
+    /// are not computed here.
+    pub fn is_ready(&self, known: &Map<String, Value>) -> bool {
+        let is_known = |name: &str| matches!(name, "matrix" | "strategy") || known.contains_key(name);
+        let mut ready = true;
+        for (key, node) in &self.nodes {
+            let container = |it: &Node| {
+                it.entries()
+                    .iter()
+                    .filter(|(key, _)| !matches!(key.as_str(), Some("env" | "credentials")))
+                    .all(|(_, it)| asks_only(it, &is_known))
+                    && (!it.entries().is_empty() || asks_only(it, &is_known))
+            };
+            ready &= match key.as_str() {
+                "container" => container(node),
+                "services" if !node.entries().is_empty() => {
+                    node.entries().iter().all(|(_, it)| container(it))
+                }
+                "environment" => match node.get("name") {
+                    Some(name) => asks_only(name, &is_known),
+                    None => asks_only(node, &is_known),
+                },
+                _ => asks_only(node, &is_known),
+            };
+        }
+        ready
+    }
+
+    /// What is wrong with the values that hold no expression.
+    pub fn check_static(&self, findings: &mut Vec<Finding>) {
+        if let Some(node) = self.node("runs-on").filter(|it| !has_expression(it)) {
+            let labels = plain(node).and_then(|it| labels_of(&it));
+            if let Ok((labels, _)) = labels
+                && let Err(finding) = check_labels(&labels, &self.labels, node.place)
+            {
+                findings.push(finding);
+            }
+        }
+        if let Some(matrix) = self.node("strategy").and_then(|it| it.get("matrix")) {
+            for (key, value) in matrix.entries() {
+                if !has_expression(value) && !matches!(value.data, Data::Sequence(_)) {
+                    let name = key.as_str().unwrap_or_default();
+                    findings.push(axis_is_no_list(name, value.place));
+                }
+            }
+        }
+    }
+
+    pub fn survey(&self, survey: &mut crate::Survey) {
+        if let Some(node) = self.node("runs-on").filter(|it| !has_expression(it))
+            && let Ok((labels, _)) = plain(node).and_then(|it| labels_of(&it))
+        {
+            survey.labels.extend(labels);
+        }
+    }
+
+    pub fn to_json(&self) -> Value {
+        let nodes: Vec<Value> = self.nodes.iter().map(|(key, node)| json!([key, encode(node)])).collect();
+        json!({
+            "at": [self.place.line, self.place.column], "labels": self.labels, "nodes": nodes,
+            "prefix": self.prefix,
+        })
+    }
+
+    pub fn of_json(value: &Value) -> Option<Self> {
+        let texts = |it: &Value| -> Option<Vec<String>> {
+            it.as_array()?.iter().map(|it| it.as_str().map(str::to_owned)).collect()
+        };
+        let mut nodes = Vec::new();
+        for pair in value["nodes"].as_array()? {
+            nodes.push((pair[0].as_str()?.to_owned(), decode(&pair[1])?));
+        }
+        Some(Self {
+            place: place_of(&value["at"]),
+            labels: texts(&value["labels"])?,
+            nodes,
+            prefix: value["prefix"].as_str()?.to_owned(),
+        })
+    }
+}
+
+/// A node as JSON that keeps the order of keys, the style of scalars and the places.
+pub fn encode(node: &Node) -> Value {
+    let at = json!([node.place.line, node.place.column]);
+    match &node.data {
+        Data::Scalar { text, style: Style::Plain } => json!({"at": at, "plain": text}),
+        Data::Scalar { text, style: Style::Text } => json!({"at": at, "text": text}),
+        Data::Sequence(items) => json!({"at": at, "list": items.iter().map(encode).collect::<Vec<_>>()}),
+        Data::Mapping(entries) => {
+            let entries: Vec<Value> =
+                entries.iter().map(|(key, it)| json!([encode(key), encode(it)])).collect();
+            json!({"at": at, "map": entries})
+        }
+    }
+}
+
+pub fn decode(value: &Value) -> Option<Node> {
+    let data = if let Some(text) = value["plain"].as_str() {
+        Data::Scalar { text: text.to_owned(), style: Style::Plain }
+    } else if let Some(text) = value["text"].as_str() {
+        Data::Scalar { text: text.to_owned(), style: Style::Text }
+    } else if let Some(items) = value["list"].as_array() {
+        Data::Sequence(items.iter().map(decode).collect::<Option<_>>()?)
+    } else {
+        let entries = value["map"].as_array()?.iter().map(|it| Some((decode(&it[0])?, decode(&it[1])?)));
+        Data::Mapping(entries.collect::<Option<_>>()?)
+    };
+    Some(Node { place: place_of(&value["at"]), data })
+}
+
+fn place_of(value: &Value) -> Place {
+    let number = |at: usize| value[at].as_u64().unwrap_or(0) as u32;
+    Place::new(number(0), number(1))
+}
+
+/// Whether the expressions of a node ask for known contexts only. What cannot be read has been told elsewhere.
+fn asks_only(node: &Node, is_known: &impl Fn(&str) -> bool) -> bool {
+    match &node.data {
+        Data::Scalar { text, .. } => expression::parts(text).unwrap_or_default().iter().all(|part| {
+            let Part::Expression { expr, .. } = part else { return true };
+            let mut known = true;
+            expr.walk(&mut |it| known &= !matches!(&it.node, Tree::Context(name) if !is_known(name)));
+            known
+        }),
+        Data::Sequence(items) => items.iter().all(|it| asks_only(it, is_known)),
+        Data::Mapping(entries) => {
+            entries.iter().all(|(key, it)| asks_only(key, is_known) && asks_only(it, is_known))
+        }
+    }
+}
+
+/// [`naru_plan::Evaluator::expand`].
+pub fn expand(job: &Job, contexts: &Value) -> Result<Vec<Job>, EvaluateError> {
+    let failed = |finding: &Finding| EvaluateError {
+        message: format!("line {}: {}", finding.place.line, finding.message),
+        offset: 0,
+    };
+    if let Some(deferred) = &job.deferred {
+        let Some(late) = Late::of_json(deferred) else {
+            let message = "the job's text was written by another version of naru".into();
+            return Err(EvaluateError { message, offset: 0 });
+        };
+        let contexts = contexts.as_object().cloned().unwrap_or_default();
+        let base = Job { deferred: None, ..job.clone() };
+        return settle(&base, &late, &contexts).map(|(jobs, _)| jobs).map_err(|it| failed(&it[0]));
+    }
+    match &job.call {
+        Some(call) => call::expand(job, call, contexts).map_err(|it| failed(&it)),
+        None => Ok(vec![job.clone()]),
+    }
+}
+
+/// Jobs, and what is to be said about them; or what stands in their way.
+type Settled = Result<(Vec<Job>, Vec<Finding>), Vec<Finding>>;
+
+/// One job per combination of the matrix, everything that must be known before it starts computed.
+pub fn settle(base: &Job, late: &Late, contexts: &Map<String, Value>) -> Settled {
+    let mut warnings = Vec::new();
+    let mut base = base.clone();
+    let root = Value::Object(contexts.clone());
+    let evaluation = Evaluation::new(&root);
+    let combinations = match late.node("strategy") {
+        Some(node) => strategy(node, &evaluation, &mut base).map_err(|it| vec![it])?,
+        None => None,
+    };
+    let total = combinations.as_ref().map_or(1, Vec::len);
+    let spread = combinations.is_some();
+    let mut jobs = Vec::new();
+    let mut findings: Vec<Finding> = Vec::new();
+    for (index, combination) in
+        combinations.unwrap_or_else(|| vec![Combination::new()]).into_iter().enumerate()
+    {
+        let mut contexts = contexts.clone();
+        contexts.insert("matrix".into(), if spread { matrix::json(&combination) } else { Value::Null });
+        let strategy = json!({
+            "fail-fast": base.fail_fast, "job-index": index, "job-total": total,
+            "max-parallel": if base.parallel_max == 0 { total } else { base.parallel_max },
+        });
+        contexts.insert("strategy".into(), strategy);
+        let contexts = Value::Object(contexts);
+        let mut job = base.clone();
+        if spread {
+            job.key = format!("{}-{}", base.key, index + 1);
+        }
+        // The order of the matrix's names counts for what expressions show of it.
+        let evaluation = Evaluation::new(&contexts).with("matrix", matrix::value(&combination, spread));
+        if let Err(finding) = one(&mut job, late, &evaluation, &combination, &mut warnings)
+            && !findings.contains(&finding)
+        {
+            findings.push(finding);
+        }
+        if let Value::Object(map) = matrix::json(&combination) {
+            job.matrix = map;
+        }
+        jobs.push(job);
+    }
+    if findings.is_empty() { Ok((jobs, warnings)) } else { Err(findings) }
+}
+
+fn one(
+    job: &mut Job,
+    late: &Late,
+    evaluation: &Evaluation<'_>,
+    combination: &Combination,
+    warnings: &mut Vec<Finding>,
+) -> Result<(), Finding> {
+    let spread = !combination.is_empty();
+    let name = match late.node("name") {
+        Some(node) => text(node, evaluation)?,
+        None => String::new(),
+    };
+    let own_name = late.node("name").is_some_and(has_expression);
+    job.name = match (name.is_empty(), own_name && !name.is_empty()) {
+        (_, true) => name,
+        (empty, _) => {
+            let name = if empty { job.id.clone() } else { name };
+            if spread { format!("{name} ({})", matrix::label(combination)) } else { name }
+        }
+    };
+    job.name.insert_str(0, &late.prefix);
+    if let Some(node) = late.node("runs-on") {
+        let (labels, group) = labels_of(&value(node, evaluation)?).map_err(|it| at(node, it))?;
+        if let Some(group) = group {
+            let message =
+                format!("there are no groups of runners here: `{group}` is not looked at, labels are");
+            let finding = Finding::warning(node.place, message);
+            if !warnings.contains(&finding) {
+                warnings.push(finding);
+            }
+        }
+        check_labels(&labels, &late.labels, node.place)?;
+        job.runs_on = labels;
+    }
+    if let Some(node) = late.node("timeout-minutes") {
+        job.timeout_minutes = minutes(node, evaluation)?;
+    }
+    if let Some(node) = late.node("cancel-timeout-minutes") {
+        job.cancel_timeout_minutes = minutes(node, evaluation)?;
+    }
+    if let Some(node) = late.node("continue-on-error") {
+        job.continue_on_error = truth(node, &value(node, evaluation)?)?;
+    }
+    if let Some(node) = late.node("concurrency") {
+        let node = computed(node, evaluation)?;
+        let (it, warning) = concurrency(&node)?;
+        job.concurrency = it;
+        warnings.extend(warning.filter(|it| !warnings.contains(it)));
+    }
+    if let Some(node) = late.node("environment") {
+        job.environment = environment(node, evaluation)?;
+    }
+    if let Some(node) = late.node("container") {
+        job.container = container(node, evaluation, false)?;
+    }
+    if let Some(node) = late.node("services") {
+        job.services = services(node, evaluation)?;
+    }
+    if let Some(node) = late.node(SHELL) {
+        let template = scalar_text(node);
+        let shell = text(node, evaluation)?;
+        for step in &mut job.steps {
+            let Action::Run { script, shell: words, .. } = &step.action else { continue };
+            if *words == [template.clone()] {
+                let shell = Some(shell.as_str()).filter(|it| !it.is_empty());
+                step.action = step::run(shell, script.clone())
+                    .map_err(|(message, hint)| at(node, message).hint(hint))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn at(node: &Node, message: impl Into<String>) -> Finding {
+    Finding::error(node.place, message)
+}
+
+fn wrong_expression(node: &Node, error: &EvaluateError) -> Finding {
+    at(node, format!("expression: {}", error.message))
+}
+
+/// A node with its expressions computed. Lists and objects may come out of a single expression.
+pub fn value(node: &Node, evaluation: &Evaluation<'_>) -> Result<Val<'static>, Finding> {
+    Ok(match &node.data {
+        Data::Scalar { text, .. } if text.contains("${{") => {
+            evaluation.value(text).map_err(|it| wrong_expression(node, &it))?
+        }
+        Data::Scalar { .. } => Val::of(&node.to_json()).into_owned(),
+        Data::Sequence(items) => {
+            Val::list(items.iter().map(|it| value(it, evaluation)).collect::<Result<_, _>>()?)
+        }
+        Data::Mapping(entries) => {
+            let mut all = Vec::new();
+            for (key, it) in entries {
+                all.push((key.as_str().unwrap_or_default().to_owned(), value(it, evaluation)?));
+            }
+            Val::object(all)
+        }
+    })
+}
+
+fn plain(node: &Node) -> Result<Val<'static>, String> {
+    let nothing = Value::Null;
+    value(node, &Evaluation::new(&nothing)).map_err(|it| it.message)
+}
+
+/// As [`value`], but still a node, with the places of the file as far as there are any.
+fn computed(node: &Node, evaluation: &Evaluation<'_>) -> Result<Node, Finding> {
+    fn node_of(value: &Val<'_>, place: Place) -> Node {
+        let data = if let Some(items) = value.items() {
+            Data::Sequence(items.iter().map(|it| node_of(it, place)).collect())
+        } else if let Some(entries) = value.entries() {
+            let key =
+                |key: &str| Node { place, data: Data::Scalar { text: key.to_owned(), style: Style::Text } };
+            Data::Mapping(entries.iter().map(|(name, it)| (key(name), node_of(it, place))).collect())
+        } else {
+            let style = if matches!(value, Val::Text(_)) { Style::Text } else { Style::Plain };
+            Data::Scalar { text: value.text().into_owned(), style }
+        };
+        Node { place, data }
+    }
+    Ok(match &node.data {
+        Data::Mapping(entries) => {
+            let entries = entries.iter().map(|(key, it)| Ok((key.clone(), computed(it, evaluation)?)));
+            Node { place: node.place, data: Data::Mapping(entries.collect::<Result<_, _>>()?) }
+        }
+        Data::Sequence(items) => {
+            let items = items.iter().map(|it| computed(it, evaluation)).collect::<Result<_, _>>()?;
+            Node { place: node.place, data: Data::Sequence(items) }
+        }
+        Data::Scalar { .. } if has_expression(node) => node_of(&value(node, evaluation)?, node.place),
+        Data::Scalar { .. } => node.clone(),
+    })
+}
+
+fn text(node: &Node, evaluation: &Evaluation<'_>) -> Result<String, Finding> {
+    let it = value(node, evaluation)?;
+    if it.is_collection() {
+        return Err(at(node, format!("text is expected here, this is an {}", it.kind().name())));
+    }
+    Ok(it.text().into_owned())
+}
+
+fn truth(node: &Node, value: &Val<'_>) -> Result<bool, Finding> {
+    match value.text().as_ref() {
+        "true" => Ok(true),
+        "false" | "" => Ok(false),
+        other => Err(at(node, format!("must be true or false, this is `{other}`"))),
+    }
+}
+
+fn minutes(node: &Node, evaluation: &Evaluation<'_>) -> Result<u64, Finding> {
+    let it = value(node, evaluation)?;
+    let number = it.number();
+    if !number.is_finite() || number < 0.0 || it.is_collection() {
+        return Err(at(node, format!("must be a number of minutes, this is `{}`", it.text())));
+    }
+    Ok(number.ceil() as u64)
+}
+
+/// The combinations of the matrix; `None` if there is none.
+fn strategy(
+    node: &Node,
+    evaluation: &Evaluation<'_>,
+    job: &mut Job,
+) -> Result<Option<Vec<Combination>>, Finding> {
+    let it = value(node, evaluation)?;
+    let Some(entries) = it.entries() else {
+        return if matches!(it, Val::Null) {
+            Ok(None)
+        } else {
+            Err(at(node, format!("`strategy` must be a mapping, this is {}", it.kind().name())))
+        };
+    };
+    let place = |key: &str| node.get(key).unwrap_or(node);
+    let mut combinations = None;
+    for (key, it) in entries {
+        let node = place(key);
+        match key {
+            "fail-fast" => job.fail_fast = truth(node, &it)?,
+            "max-parallel" => {
+                let number = it.number();
+                if !(number >= 1.0 && number.is_finite()) {
+                    return Err(at(node, "`max-parallel` must be a whole number above 0"));
+                }
+                job.parallel_max = number as usize;
+            }
+            "matrix" => combinations = combinations_of(node, &it)?,
+            other => {
+                let hint = naru_text::suggest_hint(other, &["matrix", "fail-fast", "max-parallel"]);
+                let node = node_of_key(place("strategy"), other).unwrap_or(node);
+                return Err(at(node, format!("unknown key `{other}` in `strategy`")).hint(hint));
+            }
+        }
+    }
+    Ok(combinations)
+}
+
+fn node_of_key<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
+    node.entries().iter().find(|(it, _)| it.as_str() == Some(key)).map(|(it, _)| it)
+}
+
+fn axis_is_no_list(name: &str, place: Place) -> Finding {
+    Finding::error(place, format!("`{name}` of the matrix must be a list"))
+        .hint("write the values between brackets: [a, b]")
+}
+
+fn combinations_of(node: &Node, matrix: &Val<'static>) -> Result<Option<Vec<Combination>>, Finding> {
+    if matches!(matrix, Val::Null) {
+        return Ok(None);
+    }
+    let Some(entries) = matrix.entries() else {
+        let message = format!("the matrix must be a mapping of lists, this is {}", matrix.kind().name());
+        return Err(at(node, message).hint("`fromJSON` makes one of the text of an output"));
+    };
+    let mut axes: Vec<(String, Vec<Val<'static>>)> = Vec::new();
+    let (mut include, mut exclude) = (Vec::new(), Vec::new());
+    for (name, list) in entries {
+        let place = node.get(name).map_or(node.place, |it| it.place);
+        let Some(items) = list.items() else { return Err(axis_is_no_list(name, place)) };
+        if name == "include" || name == "exclude" {
+            for item in &items {
+                let Some(entries) = item.entries() else {
+                    return Err(Finding::error(place, format!("an entry of `{name}` must be a mapping")));
+                };
+                let combination = entries.into_iter().map(|(key, it)| (key.to_owned(), it)).collect();
+                if name == "include" { &mut include } else { &mut exclude }.push(combination);
+            }
+        } else if items.is_empty() {
+            return Err(Finding::error(place, format!("`{name}` of the matrix holds no value")));
+        } else {
+            axes.push((name.to_owned(), items));
+        }
+    }
+    let all = matrix::spread(&axes, &include, &exclude);
+    if all.len() > COMBINATIONS_MAX {
+        let message = format!("the matrix has more than {COMBINATIONS_MAX} combinations");
+        return Err(at(node, message).hint("split it over several jobs"));
+    }
+    if all.is_empty() {
+        return Err(at(node, "the matrix has no combination"));
+    }
+    Ok(Some(all))
+}
+
+/// What `runs-on` says, and the group if it names one.
+fn labels_of(value: &Val<'_>) -> Result<(Vec<String>, Option<String>), String> {
+    let words = |it: &Val<'_>| -> Result<Vec<String>, String> {
+        let items = it.items().unwrap_or_else(|| vec![it.clone()]);
+        if let Some(it) = items.iter().find(|it| it.is_collection()) {
+            return Err(format!("a label must be text, this is an {}", it.kind().name()));
+        }
+        Ok(items.iter().map(|it| it.text().into_owned()).filter(|it| !it.is_empty()).collect())
+    };
+    let Some(entries) = value.entries() else {
+        let labels = words(value)?;
+        return if labels.is_empty() { Err("`runs-on` names no label".into()) } else { Ok((labels, None)) };
+    };
+    let (mut labels, mut group) = (Vec::new(), None);
+    for (key, it) in entries {
+        match key {
+            "group" => group = Some(it.text().into_owned()),
+            "labels" => labels = words(&it)?,
+            other => return Err(format!("unknown key `{other}` in `runs-on`; there are group and labels")),
+        }
+    }
+    if labels.is_empty() {
+        // The group is all that is said, so it is taken for a label.
+        labels.extend(group.take());
+    }
+    if labels.is_empty() { Err("`runs-on` names no label".into()) } else { Ok((labels, group)) }
+}
+
+/// Every label must be one that this machine serves; general ones only count alone.
+fn check_labels(labels: &[String], served: &[String], place: Place) -> Result<(), Finding> {
+    let is_served = |label: &String| served.iter().any(|it| it.eq_ignore_ascii_case(label));
+    let is_general = |label: &String| GENERAL_LABELS.iter().any(|it| it.eq_ignore_ascii_case(label));
+    let any = labels.iter().any(is_served);
+    let Some(label) = labels.iter().find(|it| !(is_served(it) || any && is_general(it))) else {
+        return Ok(());
+    };
+    let known = served.join(", ");
+    Err(Finding::error(place, format!("no machine here serves the label `{label}`"))
+        .hint(format!("map it to an image with `--runner {label}=<image>`; known: {known}")))
+}
+
+/// A group alone, or with its settings. Texts stay as they are.
+pub fn concurrency(node: &Node) -> Result<(Option<Concurrency>, Option<Finding>), Finding> {
+    let simple = |group: String| Concurrency { group, cancel_in_progress: String::new() };
+    match &node.data {
+        Data::Scalar { .. } => {
+            let group = scalar_text(node);
+            Ok((Some(simple(group)).filter(|it| !it.group.is_empty()), None))
+        }
+        Data::Sequence(_) => {
+            Err(at(node, "`concurrency` must be the name of a group or a mapping, this is a list"))
+        }
+        Data::Mapping(entries) => {
+            let mut it = simple(String::new());
+            let mut warning = None;
+            for (key, value) in entries {
+                match key.as_str().unwrap_or_default() {
+                    "group" => it.group = scalar_text(value),
+                    "cancel-in-progress" => it.cancel_in_progress = scalar_text(value),
+                    "queue" => match scalar_text(value).as_str() {
+                        "single" => {}
+                        "max" => {
+                            let message =
+                                "one run of a group waits here at most; `queue: max` is not looked at";
+                            warning = Some(Finding::warning(value.place, message));
+                        }
+                        other => {
+                            return Err(at(
+                                value,
+                                format!("`queue` must be single or max, this is `{other}`"),
+                            ));
+                        }
+                    },
+                    other => {
+                        let known = ["group", "cancel-in-progress", "queue"];
+                        let message = format!("unknown key `{other}` in `concurrency`");
+                        return Err(at(key, message).hint(naru_text::suggest_hint(other, &known)));
+                    }
+                }
+            }
+            if it.group.is_empty() {
+                return Err(at(node, "`concurrency` needs a `group`"));
+            }
+            Ok((Some(it), warning))
+        }
+    }
+}
+
+/// The URL is computed when the job has ended, from what its steps leave.
+fn environment(node: &Node, evaluation: &Evaluation<'_>) -> Result<Option<Environment>, Finding> {
+    let mut it = Environment::default();
+    if node.entries().is_empty() {
+        let computed = computed(node, evaluation)?;
+        if computed.entries().is_empty() {
+            it.name = text(&computed, evaluation)?;
+        } else {
+            return environment(&computed, evaluation);
+        }
+    }
+    for (key, value) in node.entries() {
+        match key.as_str().unwrap_or_default() {
+            "name" => it.name = text(value, evaluation)?,
+            "url" => it.url = scalar_text(value),
+            // Whether GitHub keeps a record of the deployment; there is none here.
+            "deployment" => {}
+            other => {
+                let hint = naru_text::suggest_hint(other, &["name", "url", "deployment"]);
+                return Err(at(key, format!("unknown key `{other}` in `environment`")).hint(hint));
+            }
+        }
+    }
+    if it.name.is_empty() && !node.entries().is_empty() {
+        return Err(at(node, "`environment` needs a `name`"));
+    }
+    Ok(Some(it).filter(|it| !it.name.is_empty()))
+}
+
+fn services(node: &Node, evaluation: &Evaluation<'_>) -> Result<Vec<(String, Container)>, Finding> {
+    let computed_node;
+    let node = if node.entries().is_empty() {
+        computed_node = computed(node, evaluation)?;
+        if computed_node.is_null() || scalar_is_empty(&computed_node) {
+            return Ok(Vec::new());
+        }
+        &computed_node
+    } else {
+        node
+    };
+    if !matches!(node.data, Data::Mapping(_)) {
+        return Err(at(node, format!("`services` must be a mapping, this is {}", node.describe())));
+    }
+    let mut all = Vec::new();
+    for (name, value) in node.entries() {
+        // A service whose image is empty is not wanted in this combination.
+        if let Some(it) = container(value, evaluation, true)? {
+            all.push((name.as_str().unwrap_or_default().to_owned(), it));
+        }
+    }
+    Ok(all)
+}
+
+fn scalar_is_empty(node: &Node) -> bool {
+    matches!(&node.data, Data::Scalar { text, .. } if text.is_empty())
+}
+
+/// A container; none if its image is empty. Variables and credentials stay as they are, they may hold secrets.
+fn container(
+    node: &Node,
+    evaluation: &Evaluation<'_>,
+    is_service: bool,
+) -> Result<Option<Container>, Finding> {
+    const KEYS: [&str; 8] =
+        ["image", "env", "ports", "volumes", "options", "credentials", "entrypoint", "command"];
+    let known = if is_service { &KEYS[..] } else { &KEYS[..6] };
+    let mut it = Container { line: node.place.line, ..Container::default() };
+    if node.entries().is_empty() {
+        let computed = computed(node, evaluation)?;
+        if !computed.entries().is_empty() {
+            return container(&computed, evaluation, is_service);
+        }
+        if matches!(computed.data, Data::Sequence(_)) {
+            return Err(at(node, "a container must be an image or a mapping, this is a list"));
+        }
+        it.image = scalar_text(&computed);
+        return Ok(Some(it).filter(|it| !it.image.is_empty()));
+    }
+    let texts = |node: &Node| -> Result<Vec<String>, Finding> {
+        let it = value(node, evaluation)?;
+        let Some(items) = it.items() else { return Err(at(node, "must be a list")) };
+        Ok(items.iter().map(|it| it.text().into_owned()).collect())
+    };
+    for (key, value) in node.entries() {
+        match key.as_str().unwrap_or_default() {
+            "image" => it.image = text(value, evaluation)?,
+            "options" => it.options = text(value, evaluation)?,
+            "entrypoint" if is_service => it.entrypoint = text(value, evaluation)?,
+            "command" if is_service => it.command = text(value, evaluation)?,
+            "ports" => it.ports = texts(value)?,
+            "volumes" => it.volumes = texts(value)?,
+            "env" => {
+                let pair =
+                    |(key, it): &(Node, Node)| (key.as_str().unwrap_or_default().to_owned(), scalar_text(it));
+                it.env = value.entries().iter().map(pair).collect();
+            }
+            "credentials" => {
+                let part = |key: &str| value.get(key).map(scalar_text).unwrap_or_default();
+                if let Some((key, _)) = value
+                    .entries()
+                    .iter()
+                    .find(|(it, _)| !matches!(it.as_str(), Some("username" | "password")))
+                {
+                    return Err(at(key, "`credentials` are a username and a password"));
+                }
+                it.credentials = Some((part("username"), part("password")));
+            }
+            other => {
+                let what = if is_service { "a service" } else { "`container`" };
+                let message = format!("unknown key `{other}` in {what}");
+                return Err(at(key, message).hint(naru_text::suggest_hint(other, known)));
+            }
+        }
+    }
+    if it.image.is_empty() && node.get("image").is_none() {
+        return Err(at(node, "the container has no `image`"));
+    }
+    Ok(Some(it).filter(|it| !it.image.is_empty()))
+}
