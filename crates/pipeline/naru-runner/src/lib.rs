@@ -7,6 +7,7 @@
 
 pub mod controller;
 pub mod job;
+pub mod launch;
 pub mod protocol;
 
 mod files;
