@@ -171,7 +171,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     };
     let job_api = naru_job_api::Services::open(naru_job_api::Config {
         dir: data_dir.join("ci"),
-        key: job_tokens,
+        key: job_tokens.clone(),
         runs: Arc::new(naru_job_api::RunsOfClient { client: client.clone(), namespace: NAMESPACE.into() }),
         cache_bytes_max: disk_budget(&args.cache_budget, data_dir)?,
         retention_days: ARTIFACT_DAYS,
@@ -247,9 +247,13 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
             namespace: NAMESPACE.into(),
             source: source.clone(),
             pod_git_url: format!("http://{for_pods}/git"),
+            pod_http: for_pods,
+            owner: "naru".into(),
+            job_tokens,
             run_token: Arc::new(move |it| tokens.for_reading(it)),
             runners: runners(args)?,
-            runner_exe: exe,
+            launch: naru_runner::launch::of(&exe)
+                .context(|| format!("cannot tell what {} needs to start", exe.display()))?,
         },
     ));
     stages.extend(naru_rollout::start(

@@ -23,6 +23,37 @@ pub fn all() -> Vec<Value> {
             "deploy": {"type": "boolean"}}}),
         ),
         crd(
+            "Workflow",
+            "workflows",
+            "workflow",
+            &[
+                ("Repository", "string", ".spec.repository"),
+                ("File", "string", ".spec.file"),
+                ("Events", "string", ".spec.events"),
+                ("Age", "date", ".metadata.creationTimestamp"),
+            ],
+            json!({"required": ["repository", "file"], "properties": {
+            "repository": {"type": "string"}, "file": {"type": "string"}, "name": {"type": "string"},
+            "gitRef": {"type": "string"}, "sha": {"type": "string"},
+            "events": {"type": "array", "items": {"type": "string"}}}}),
+        ),
+        crd(
+            "Environment",
+            "environments",
+            "environment",
+            &[
+                ("Repository", "string", ".spec.repository"),
+                ("Name", "string", ".spec.name"),
+                ("Reviewers", "string", ".spec.reviewers"),
+                ("Age", "date", ".metadata.creationTimestamp"),
+            ],
+            json!({"required": ["repository", "name"], "properties": {
+            "repository": {"type": "string"}, "name": {"type": "string", "minLength": 1},
+            "reviewers": {"type": "array", "items": {"type": "string"}},
+            "waitMinutes": {"type": "integer", "minimum": 0, "maximum": 43200},
+            "branches": {"type": "array", "items": {"type": "string"}}}}),
+        ),
+        crd(
             "Image",
             "images",
             "image",

@@ -85,6 +85,8 @@ pub const CRD: Kind =
     kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", false);
 
 pub const RUN: Kind = kind("naru.dev", "v1", "Run", "runs", true);
+pub const WORKFLOW: Kind = kind("naru.dev", "v1", "Workflow", "workflows", true);
+pub const ENVIRONMENT: Kind = kind("naru.dev", "v1", "Environment", "environments", true);
 pub const IMAGE: Kind = kind("naru.dev", "v1", "Image", "images", true);
 pub const RELEASE: Kind = kind("naru.dev", "v1", "Release", "releases", true);
 
@@ -109,6 +111,8 @@ pub const ALL: &[Kind] = &[
     HTTP_ROUTE,
     CRD,
     RUN,
+    WORKFLOW,
+    ENVIRONMENT,
     IMAGE,
     RELEASE,
 ];

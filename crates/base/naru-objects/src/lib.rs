@@ -1,4 +1,4 @@
-//! What the stages hand to each other: our three kinds (`Run`, `Image`, `Release`), the labels that
+//! What the stages hand to each other: our kinds (`Run`, `Workflow`, `Environment`, `Image`, `Release`), the labels that
 //! tie one change together, and the coordinates of the standard kinds that we touch.
 //!
 //! This crate is API: whatever stands here is read by `kubectl`, by the web page and by every stage.
@@ -11,19 +11,26 @@
 //! assert!(ChangeId::mint().as_str().starts_with("c-"));
 //! ```
 
+pub mod annotations;
 pub mod crds;
+pub mod environment;
 pub mod image;
 pub mod kinds;
 pub mod labels;
 pub mod release;
 pub mod run;
+pub mod workflow;
 
+pub use environment::{Environment, EnvironmentSpec};
 pub use image::{Image, ImageAdvice, ImagePhase, ImageSpec, ImageStatus, Upload};
 pub use kinds::Kind;
 pub use release::{
     Release, ReleasePhase, ReleaseSpec, ReleaseStatus, ServiceRollout, Strategy, Verdict, VerdictOutcome,
 };
-pub use run::{Diagnostic, JobPhase, JobStatus, Run, RunPhase, RunSpec, RunStatus, StepStatus};
+pub use run::{
+    Again, Diagnostic, GroupPlace, JobPhase, JobStatus, Run, RunPhase, RunSpec, RunStatus, StepStatus,
+};
+pub use workflow::{Workflow, WorkflowSchedule, WorkflowSpec, WorkflowStatus};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -48,6 +48,9 @@ pub struct RunSpec {
     /// The event as its sender describes it, where it says more than the fields above (`github.event`).
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub payload: Value,
+    /// The files that the event changed; `None` if that is not known or too many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Vec<String>>,
     /// Only this workflow file is meant (a dispatch, a schedule); empty is every one that asks for the event.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub workflow: String,
@@ -112,10 +115,29 @@ pub struct RunStatus {
     pub started_at: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub finished_at: String,
-    /// The workflow files that apply to this push.
+    /// Counts the runs of a repository.
+    pub number: u64,
+    /// What people see of it, where the workflow says (`run-name`).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub title: String,
+    /// The workflow files that apply to this event.
     pub workflows: Vec<String>,
+    /// Its places in concurrency groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupPlace>,
     pub jobs: Vec<JobStatus>,
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// A place in a concurrency group of the repository.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GroupPlace {
+    pub group: String,
+    /// The workflow file or the job's key that asked for it.
+    pub member: String,
+    /// It runs; else it waits.
+    pub holds: bool,
 }
 
 /// One finding in a file, with its place. Lines and columns count from 1.
@@ -157,7 +179,18 @@ pub struct JobStatus {
     pub key: String,
     /// What people see: the job's `name:` or id, with the matrix values.
     pub name: String,
+    /// The key of the job that this one stands behind: a call, or a matrix that other jobs' outputs made.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub behind: String,
     pub phase: JobPhase,
+    /// Why it was asked to end before its end.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub stopping: String,
+    /// Where it deploys to, and where that is seen.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub environment: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub url: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub pod: String,
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -10,6 +10,7 @@
 //! ```
 
 use base64::Engine as _;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tempfile::TempDir;
@@ -75,6 +76,24 @@ impl Source {
             }
         }
         Ok(dir)
+    }
+
+    /// Branches and tags with the commits that they name; a tag object's commit is meant.
+    pub async fn refs(&self, repository: &str) -> Result<BTreeMap<String, String>, Error> {
+        let url = format!("{}/{repository}.git", self.base_url);
+        let output = self.git(Path::new("/")).args(["ls-remote", "--heads", "--tags", &url]).output().await;
+        let output = output.map_err(Error::Spawn)?;
+        if !output.status.success() {
+            return Err(Error::Fetch {
+                repository: repository.to_owned(),
+                sha: "its refs".to_owned(),
+                message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            });
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let lines = text.lines().filter_map(|it| it.split_once('\t'));
+        // The line of a tag's commit, with `^{}`, comes after that of the tag itself.
+        Ok(lines.map(|(sha, name)| (name.trim_end_matches("^{}").to_owned(), sha.to_owned())).collect())
     }
 
     fn git(&self, dir: &Path) -> Command {

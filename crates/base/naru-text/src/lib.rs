@@ -11,6 +11,7 @@
 //! assert_eq!(node.get("jobs").unwrap().place.line, 2);
 //! ```
 
+pub mod cron;
 pub mod yaml;
 
 use serde::{Deserialize, Serialize};

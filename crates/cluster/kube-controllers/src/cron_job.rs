@@ -3,8 +3,6 @@
 //! The name of a Job is made from its time, so that a crash between writing the Job and writing the
 //! status cannot start it twice.
 
-mod schedule;
-
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -20,7 +18,7 @@ use serde_json::{Value, json};
 use crate::action::{Action, Plan, controller_reference, kind};
 use crate::harness::{Controller, Touched, View};
 use crate::pods;
-use schedule::Schedule;
+use naru_text::cron::Schedule;
 
 /// Says that the schedule made a Job, and when: a Job that a person made from the CronJob has none.
 const SCHEDULED_AT: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";

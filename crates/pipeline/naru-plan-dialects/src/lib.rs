@@ -53,6 +53,8 @@ pub struct Lowered {
     pub name: String,
     /// The events that it asks for.
     pub events: Vec<String>,
+    /// The workflows, by name, after whose runs it runs.
+    pub follows: Vec<String>,
     /// When it wants to run by itself.
     pub schedules: Vec<Schedule>,
     pub survey: Survey,

@@ -94,6 +94,14 @@ pub struct Job {
     pub line: u32,
 }
 
+impl Job {
+    /// How the file names the called pipeline that the job belongs to, if it belongs to one.
+    pub fn scope_uses(&self, jobs: &[Job]) -> Option<String> {
+        let caller = jobs.iter().find(|it| !self.scope.is_empty() && it.key == self.scope)?;
+        caller.call.as_ref().map(|it| it.uses.clone())
+    }
+}
+
 /// A pipeline that another one runs as one of its jobs. Its own jobs come into the plan when
 /// [`Evaluator::expand`] makes them, once everything that the calling job needs has ended.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -20,7 +20,7 @@ pub async fn run(global: &Global, repository: &str, name: &str) -> Result<ExitCo
     // The line break that `echo` and an editor add is not part of the secret.
     let value = value.strip_suffix('\n').unwrap_or(&value);
     let client = connection::client(global).await?;
-    let object_name = naru_runner::controller::secret_name(repository);
+    let object_name = naru_runner::controller::secret_name(repository, "");
     let data = json!({"data": {name: base64::engine::general_purpose::STANDARD.encode(value)}});
     if client.get(&kinds::SECRET, NAMESPACE, &object_name).await?.is_some() {
         client.patch_merge(&kinds::SECRET, NAMESPACE, &object_name, &data).await?;

@@ -235,6 +235,8 @@ pub struct On {
     /// Whether the trigger is one that the workflow asks for.
     pub applies: bool,
     pub schedules: Vec<Schedule>,
+    /// The workflows after whose runs it runs.
+    pub follows: Vec<String>,
     pub callable: Option<Callable>,
     /// The inputs of a dispatch, checked and with their types.
     pub inputs: Map<String, Value>,
@@ -260,6 +262,12 @@ impl Reader<'_> {
                 continue;
             };
             self.survey.events.push(name.to_owned());
+            if name == "workflow_run"
+                && let Some(names) = filter.and_then(|it| it.get("workflows"))
+            {
+                let all = if names.items().is_empty() { std::slice::from_ref(names) } else { names.items() };
+                result.follows = all.iter().filter_map(|it| it.as_str().map(str::to_owned)).collect();
+            }
             if !event.sent {
                 let message =
                     format!("nothing here sends the event `{name}`: this workflow does not run for it");

@@ -44,6 +44,7 @@ pub fn lower(path: &str, source: &str, trigger: &Trigger) -> Lowered {
         lowered.name.clone_from(&read.plan.name);
         lowered.events.clone_from(&survey.events);
         lowered.schedules = read.on.schedules;
+        lowered.follows = read.on.follows;
         if lowered.missing.is_empty() {
             lowered.plan = read.on.applies.then(|| read.plan.clone());
         }

@@ -1,4 +1,4 @@
-//! Cron schedules: five fields, `@daily` and its like, `@every 90m`. Days of months and of weeks are
+//! Cron schedules, of CronJobs and of workflows: five fields, `@daily` and its like, `@every 90m`. Days of months and of weeks are
 //! alternatives when both are given, as in every cron.
 //!
 //! Own code rather than a crate: the known ones bring a second calendar library, and this is the grammar

@@ -1,0 +1,983 @@
+//! Drives one run from its plan to its end.
+
+use super::contexts::{self, Place, RunContexts, view_of};
+use super::environments::{self, Gate, approval_annotation};
+use super::follow::{Followed, Report, now};
+use super::groups::{Member, Standing};
+use super::plans::{self, Planned, pending, unique_keys};
+use super::pod::{self, JobPod};
+use super::{Config, STATUS_EVERY, Shared, TAKE_UP_PAUSE, already_there_is_fine};
+use crate::job::JobFile;
+use naru_client::{Cache, Client, EventKind};
+use naru_objects::{
+    Environment, GroupPlace, JobPhase, JobStatus, Run, RunPhase, RunStatus, annotations, dns_label,
+    dns_label_unique, kinds, labels,
+};
+use naru_plan::{Concurrency, Container, EvaluateError, Job, JobState, JobView, Next, plan_next};
+use naru_plan_dialects::Trigger;
+use naru_token::{Identity, JobClaims};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Deadlines are looked at this often when nothing else happens.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// So often a commit is asked for before the run has failed.
+const CHECKOUT_ATTEMPTS_MAX: u32 = 5;
+
+/// A job's token outlives its time limit by this: it starts a little late, and packaged steps tidy up.
+const TOKEN_MINUTES_MORE: u64 = 15;
+
+fn owned((name, value): (&str, &str)) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+pub struct Driver {
+    shared: Arc<Shared>,
+    pub config: Config,
+    pub client: Client,
+    pub pods: Cache,
+    pub run: Run,
+    object: Arc<Value>,
+    pub status: RunStatus,
+    contexts: RunContexts,
+    plans: Vec<Planned>,
+}
+
+/// What acting on one decision came to.
+#[derive(PartialEq)]
+enum Acted {
+    /// Nothing moved: it waits for something.
+    Waits,
+    Moved,
+    /// The list of jobs is another one now.
+    Reshaped,
+}
+
+impl Driver {
+    pub fn new(shared: Arc<Shared>, run: Run, object: Value) -> Self {
+        Self {
+            config: shared.config.clone(),
+            client: shared.client.clone(),
+            pods: shared.pods.clone(),
+            status: run.status.clone(),
+            run,
+            object: Arc::new(object),
+            contexts: RunContexts { event: Map::new(), vars: Map::new() },
+            plans: Vec::new(),
+            shared,
+        }
+    }
+
+    pub async fn drive(mut self) {
+        let done = match self.plan().await {
+            Ok(true) => self.carry_out().await,
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(()) => self.leave_groups(|_| true),
+            Err(error) => {
+                // The objects are as they are; a run that has not ended is taken up again once this returns.
+                tracing::warn!(run = %self.run.metadata.name, %error, "the run is taken up again");
+                tokio::time::sleep(TAKE_UP_PAUSE).await;
+            }
+        }
+    }
+
+    /// The files of the commit. A server that is just starting or a full disk is no reason to fail a run.
+    async fn checkout(&self) -> Result<tempfile::TempDir, naru_source::Error> {
+        let spec = &self.run.spec;
+        let mut attempt = 1;
+        loop {
+            match self.config.source.checkout(&spec.repository, &spec.sha).await {
+                Err(error) if attempt < CHECKOUT_ATTEMPTS_MAX => {
+                    tracing::warn!(run = %self.run.metadata.name, %error, "the commit is read again");
+                    tokio::time::sleep(TAKE_UP_PAUSE * attempt).await;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Reads the workflows at the commit. False if that ended the run: they cannot be honoured, or none
+    /// applies.
+    async fn plan(&mut self) -> Result<bool, naru_client::Error> {
+        let spec = self.run.spec.clone();
+        if self.status.number == 0 {
+            self.status.number = self.shared.number(&spec.repository);
+            self.run.status.number = self.status.number;
+        }
+        let tree = match self.checkout().await {
+            Ok(tree) => tree,
+            Err(error) => {
+                self.end(RunPhase::Failed, &format!("cannot read the commit: {error}")).await;
+                return Ok(false);
+            }
+        };
+        let server_url = format!("http://{}:{}", pod::SERVER_HOST, self.config.pod_http.port());
+        let place = Place { server_url: &server_url, owner: &self.config.owner };
+        self.contexts = RunContexts {
+            event: contexts::of_event(&self.run, &place),
+            vars: environments::variables(&self.client, &self.config.namespace, &spec.repository, "").await?,
+        };
+        let some = |it: &str| (!it.is_empty()).then(|| it.to_owned());
+        let trigger = Trigger {
+            event: spec.event.clone(),
+            git_ref: spec.git_ref.clone(),
+            labels: self.config.runners.keys().cloned().collect(),
+            payload: self.contexts.event["event"].clone(),
+            changed: spec.changed.clone(),
+            workflow: some(&spec.workflow),
+            schedule: some(&spec.schedule),
+            inputs: spec.inputs.clone(),
+            files: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            contexts: Map::from_iter([
+                ("github".to_owned(), json!(self.contexts.event)),
+                ("vars".to_owned(), json!(self.contexts.vars)),
+            ]),
+        };
+        let reading = plans::read(tree.path(), &self.config.source, &self.config.owner, &trigger).await;
+        let refused = reading.diagnostics.iter().any(|it| it.severity == "error");
+        self.plans = reading.planned;
+        if spec.event == "push" && spec.deploy && spec.again.is_none() && !refused {
+            super::workflows::publish(&self.shared, &self.run, &reading.files).await?;
+        }
+        self.status.workflows = self.plans.iter().map(|it| it.plan.file.clone()).collect();
+        self.status.diagnostics = reading.diagnostics;
+        if refused {
+            self.end(RunPhase::Refused, "a workflow cannot be honoured; nothing was run").await;
+            return Ok(false);
+        }
+        if self.plans.is_empty() {
+            let what = if spec.event == "push" { "push" } else { "event" };
+            self.end(RunPhase::Succeeded, &format!("no workflow applies to this {what}")).await;
+            return Ok(false);
+        }
+        self.status.title = self.title();
+        if self.status.jobs.is_empty() {
+            self.status.jobs = self.first_jobs().await?;
+        }
+        if !self.restore() {
+            let why =
+                "this naru reads the workflow differently from the one that began; push again to run it anew";
+            self.end(RunPhase::Interrupted, why).await;
+            return Ok(false);
+        }
+        self.status.phase = RunPhase::Running;
+        if self.status.started_at.is_empty() {
+            self.status.started_at = now();
+        }
+        self.write().await?;
+        Ok(true)
+    }
+
+    /// What the workflow wants the run to be called.
+    fn title(&self) -> String {
+        let [planned] = self.plans.as_slice() else { return String::new() };
+        let contexts = json!({
+            "github": self.contexts.event, "vars": self.contexts.vars, "inputs": inputs_of(planned)});
+        planned.dialect.evaluator.text(&planned.plan.run_name, &contexts).unwrap_or_default()
+    }
+
+    /// The statuses to begin with: none has begun, or, of a run that is done again, what is taken over.
+    async fn first_jobs(&self) -> Result<Vec<JobStatus>, naru_client::Error> {
+        let fresh = || {
+            let jobs = |it: &Planned| -> Vec<JobStatus> {
+                it.keys.iter().zip(&it.plan.jobs).map(|(key, job)| pending(key, job, "")).collect()
+            };
+            self.plans.iter().flat_map(jobs).collect::<Vec<_>>()
+        };
+        let Some(again) = self.run.spec.again.as_ref().filter(|it| !it.jobs.is_empty()) else {
+            return Ok(fresh());
+        };
+        let before = self.client.get(&kinds::RUN, &self.config.namespace, &again.run).await?;
+        let before = before.and_then(|it| serde_json::from_value::<Run>(it).ok());
+        let before = before.map(|it| it.status.jobs).unwrap_or_default();
+        Ok(taken_over(fresh(), &before, &again.jobs))
+    }
+
+    /// Brings the plans to where the statuses are: jobs that were made late are made again. False if the two
+    /// do not fit together.
+    fn restore(&mut self) -> bool {
+        let statuses = std::mem::take(&mut self.status.jobs);
+        // Their keys are made anew in the same way, so only what the files themselves say is there at first.
+        self.status.jobs = (self.plans.iter())
+            .flat_map(|it| it.keys.iter().zip(&it.plan.jobs).map(|(key, job)| pending(key, job, "")))
+            .collect();
+        loop {
+            for job in &mut self.status.jobs {
+                if let Some(known) = statuses.iter().find(|it| it.key == job.key) {
+                    job.clone_from(known);
+                }
+            }
+            let Some((at, index)) = self.to_expand_again(&statuses) else { break };
+            if self.expand(at, index).is_err() {
+                break;
+            }
+        }
+        let made: BTreeSet<&String> = self.status.jobs.iter().map(|it| &it.key).collect();
+        let fits = made.len() == statuses.len() && statuses.iter().all(|it| made.contains(&it.key));
+        self.status.jobs = statuses;
+        fits
+    }
+
+    /// A job behind which others stand by their statuses, and not yet in the plan. One that needs another such
+    /// job comes after it.
+    fn to_expand_again(&self, statuses: &[JobStatus]) -> Option<(usize, usize)> {
+        let is_open = |planned: &Planned, index: usize| {
+            let job = &planned.plan.jobs[index];
+            let open = job.deferred.is_some() || job.call.as_ref().is_some_and(|it| !it.expanded);
+            open && statuses.iter().any(|it| it.behind == planned.keys[index])
+        };
+        self.plans.iter().enumerate().find_map(|(at, planned)| {
+            let jobs = &planned.plan.jobs;
+            let ready = |index: &usize| {
+                let job = &jobs[*index];
+                let waits_for =
+                    |other: &usize| jobs[*other].scope == job.scope && job.needs.contains(&jobs[*other].id);
+                !(0..jobs.len()).filter(waits_for).any(|other| is_open(planned, other))
+            };
+            (0..jobs.len()).filter(|it| is_open(planned, *it)).find(ready).map(|index| (at, index))
+        })
+    }
+
+    async fn carry_out(&mut self) -> Result<(), naru_client::Error> {
+        let (reports_in, mut reports) = mpsc::channel::<Report>(256);
+        let mut followed = Followed::new();
+        let mut pods = self.pods.changes();
+        let mut runs = self.shared.runs.changes();
+        let mut groups = self.shared.groups.changes();
+        let mut written = tokio::time::Instant::now();
+        loop {
+            self.look_at_wishes();
+            for at in 0..self.plans.len() {
+                self.advance(at).await?;
+            }
+            self.observe(&reports_in, &mut followed);
+            if self.status.jobs.iter().all(|it| it.phase.is_final()) {
+                break;
+            }
+            let wait = STATUS_EVERY.saturating_sub(written.elapsed());
+            if wait.is_zero() {
+                self.write().await?;
+                written = tokio::time::Instant::now();
+            }
+            tokio::select! {
+                Some(report) = reports.recv() => {
+                    self.take(report, &mut followed);
+                    while let Ok(report) = reports.try_recv() {
+                        self.take(report, &mut followed);
+                    }
+                }
+                () = pods.wait() => {}
+                () = runs.wait() => {}
+                _ = groups.changed() => {}
+                () = tokio::time::sleep(STATUS_EVERY), if !wait.is_zero() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        }
+        let of = |phase| self.status.jobs.iter().filter(|it| it.phase == phase).count();
+        let all = self.status.jobs.len();
+        let failed = self.plans.iter().flat_map(|it| it.keys.iter().zip(&it.plan.jobs)).any(|(key, job)| {
+            !job.continue_on_error && self.job(key).is_some_and(|it| it.phase == JobPhase::Failed)
+        });
+        if failed {
+            let message = format!("{} of {all} jobs failed", of(JobPhase::Failed));
+            self.end(RunPhase::Failed, &message).await;
+        } else if of(JobPhase::Interrupted) > 0 {
+            self.end(RunPhase::Interrupted, "a job was lost on the way; push again to run it anew").await;
+        } else if of(JobPhase::Cancelled) > 0 {
+            let job = self.status.jobs.iter().find(|it| it.phase == JobPhase::Cancelled);
+            let message = job.map(|it| it.message.clone()).unwrap_or_default();
+            self.end(RunPhase::Cancelled, &message).await;
+        } else {
+            self.end(RunPhase::Succeeded, "").await;
+        }
+        Ok(())
+    }
+
+    /// What people wrote on the run since: that it is to end, or that a job may deploy.
+    fn look_at_wishes(&mut self) {
+        if let Some(object) = self.shared.runs.get(&self.config.namespace, &self.run.metadata.name) {
+            let written = &object["metadata"]["annotations"];
+            self.run.metadata.annotations = serde_json::from_value(written.clone()).unwrap_or_default();
+        }
+        if let Some(who) = self.run.metadata.annotations.get(annotations::CANCEL) {
+            for planned in &mut self.plans {
+                planned.cancelled.get_or_insert_with(|| format!("cancelled by {who}"));
+            }
+        }
+    }
+
+    /// Does whatever can be done now in one workflow.
+    async fn advance(&mut self, at: usize) -> Result<(), naru_client::Error> {
+        let planned = &self.plans[at];
+        let member = planned.plan.file.clone();
+        if let Some(concurrency) = planned.plan.concurrency.clone() {
+            let contexts = json!({
+                "github": self.contexts.event, "vars": self.contexts.vars, "inputs": inputs_of(planned)});
+            match self.place(&concurrency, at, &contexts, &member).await {
+                Ok(Standing::Holds) => {}
+                Ok(Standing::Waits) if self.plans[at].cancelled.is_none() => return Ok(()),
+                Ok(_) => {
+                    let why = || "a newer run of its concurrency group took its place".to_owned();
+                    self.plans[at].cancelled.get_or_insert_with(why);
+                }
+                Err(Placing::Api(error)) => return Err(error),
+                Err(Placing::Text(error)) => {
+                    let why = || format!("its concurrency group cannot be computed: {error}");
+                    self.plans[at].cancelled.get_or_insert_with(why);
+                }
+            }
+        }
+        'reshaped: loop {
+            let mut moved = false;
+            for next in self.next(at) {
+                match self.act(at, next).await? {
+                    Acted::Waits => {}
+                    Acted::Moved => moved = true,
+                    Acted::Reshaped => continue 'reshaped,
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+        let ended = self.plans[at].keys.iter().all(|key| self.job(key).is_none_or(|it| it.phase.is_final()));
+        if ended {
+            self.leave_groups(|it| it.member == member);
+        }
+        Ok(())
+    }
+
+    pub fn job(&self, key: &str) -> Option<&JobStatus> {
+        self.status.jobs.iter().find(|it| it.key == key)
+    }
+
+    fn job_mut(&mut self, at: usize, index: usize) -> &mut JobStatus {
+        let key = &self.plans[at].keys[index];
+        self.status.jobs.iter_mut().find(|it| it.key == *key).expect("every planned job has a status")
+    }
+
+    fn views(&self, planned: &Planned) -> Vec<JobView> {
+        planned.keys.iter().map(|key| self.job(key).map(view_of).unwrap_or_default()).collect()
+    }
+
+    fn contexts_of(&self, planned: &Planned, job: &Job, views: &[JobView]) -> Map<String, Value> {
+        contexts::of_job(
+            &self.contexts,
+            &planned.plan.name,
+            &planned.plan.file,
+            &self.run,
+            job,
+            &planned.plan.jobs,
+            views,
+            planned.cancelled.is_some(),
+        )
+    }
+
+    fn next(&self, at: usize) -> Vec<Next> {
+        let planned = &self.plans[at];
+        let views = self.views(planned);
+        plan_next(&planned.plan.jobs, &views, planned.cancelled.is_some(), |job| {
+            let contexts = self.contexts_of(planned, job, &views);
+            planned.dialect.evaluator.condition(job.condition.as_deref(), &Value::Object(contexts))
+        })
+    }
+
+    async fn act(&mut self, at: usize, next: Next) -> Result<Acted, naru_client::Error> {
+        let (index, phase, message) = match next {
+            Next::Start(index) => return self.start(at, index).await,
+            Next::Expand(index) => match self.expand(at, index) {
+                Ok(()) => return Ok(Acted::Reshaped),
+                Err(error) => (index, JobPhase::Failed, error.message),
+            },
+            Next::Finish(index, state) => return Ok(self.finish(at, index, state)),
+            Next::Skip(index, why) => (index, JobPhase::Skipped, why),
+            Next::Fail(index, why) => (index, JobPhase::Failed, why),
+            Next::Cancel(index, why) => {
+                let why = self.plans[at].cancelled.clone().unwrap_or(why);
+                return self.cancel(at, index, &why).await;
+            }
+        };
+        self.close(at, index, phase, &message);
+        Ok(Acted::Moved)
+    }
+
+    /// Ends a job that has no pod.
+    fn close(&mut self, at: usize, index: usize, phase: JobPhase, message: &str) {
+        let job = self.job_mut(at, index);
+        job.phase = phase;
+        message.clone_into(&mut job.message);
+        job.finished_at = now();
+    }
+
+    /// Stops a job: one that has begun gets the time to clean up and keeps its log.
+    async fn cancel(&mut self, at: usize, index: usize, why: &str) -> Result<Acted, naru_client::Error> {
+        let job = self.job_mut(at, index);
+        if !job.stopping.is_empty() {
+            return Ok(Acted::Waits);
+        }
+        let pod = job.pod.clone();
+        let begun = job.steps.iter().any(|it| it.phase != JobPhase::Pending);
+        if job.phase == JobPhase::Pending || pod.is_empty() || !begun {
+            if !pod.is_empty() {
+                self.client.delete(&kinds::POD, &self.config.namespace, &pod, None).await?;
+            }
+            self.close(at, index, JobPhase::Cancelled, why);
+            return Ok(Acted::Moved);
+        }
+        why.clone_into(&mut job.stopping);
+        // The kubelet ends the containers of a pod whose deadline has passed as it does at a deletion, and the
+        // pod stays, with its log.
+        let patch = json!({"spec": {"activeDeadlineSeconds": 1}});
+        match self.client.patch_merge(&kinds::POD, &self.config.namespace, &pod, &patch).await {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+        self.write().await?;
+        Ok(Acted::Waits)
+    }
+
+    /// The jobs behind a call or behind a job whose matrix was not known.
+    fn expand(&mut self, at: usize, index: usize) -> Result<(), EvaluateError> {
+        let planned = &self.plans[at];
+        let views = self.views(planned);
+        let job = planned.plan.jobs[index].clone();
+        let contexts = Value::Object(self.contexts_of(planned, &job, &views));
+        let jobs = planned.dialect.evaluator.expand(&job, &contexts)?;
+        let own = planned.keys[index].clone();
+        let mut taken: BTreeSet<String> = self.status.jobs.iter().map(|it| dns_label(&it.key, 63)).collect();
+        let is_call = job.call.is_some() && job.deferred.is_none();
+        if !is_call {
+            taken.remove(&dns_label(&own, 63));
+        }
+        let keys = unique_keys(&planned.prefix, &jobs, &mut taken);
+        let statuses: Vec<JobStatus> =
+            keys.iter().zip(&jobs).map(|(key, job)| pending(key, job, &own)).collect();
+        let place = self.status.jobs.iter().position(|it| it.key == own);
+        let planned = &mut self.plans[at];
+        if is_call {
+            if let Some(call) = &mut planned.plan.jobs[index].call {
+                call.expanded = true;
+            }
+            planned.plan.jobs.splice(index + 1..index + 1, jobs);
+            planned.keys.splice(index + 1..index + 1, keys);
+            if let Some(place) = place {
+                let call = &mut self.status.jobs[place];
+                call.phase = JobPhase::Running;
+                call.started_at = now();
+                self.status.jobs.splice(place + 1..place + 1, statuses);
+            }
+        } else {
+            planned.plan.jobs.splice(index..=index, jobs);
+            planned.keys.splice(index..=index, keys);
+            if let Some(place) = place {
+                self.status.jobs.splice(place..=place, statuses);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a call whose jobs have ended, with its outputs.
+    fn finish(&mut self, at: usize, index: usize, state: JobState) -> Acted {
+        let planned = &self.plans[at];
+        let views = self.views(planned);
+        let job = &planned.plan.jobs[index];
+        let mut contexts = self.contexts_of(planned, job, &views);
+        let inner = planned.plan.jobs.iter().filter(|it| it.scope == job.key);
+        let ids: BTreeSet<&str> = inner.clone().map(|it| it.id.as_str()).collect();
+        let jobs: Map<String, Value> = ids
+            .into_iter()
+            .map(|id| {
+                let all = &planned.plan.jobs;
+                let result = naru_plan::result_of(&job.key, id, all, &views);
+                let outputs = naru_plan::outputs_of(&job.key, id, all, &views);
+                (id.to_owned(), json!({"result": result, "outputs": outputs}))
+            })
+            .collect();
+        contexts.insert("jobs".into(), Value::Object(jobs));
+        if let Some(first) = inner.clone().next() {
+            contexts.insert("inputs".into(), json!(first.inputs));
+        }
+        let contexts = Value::Object(contexts);
+        let mut outputs = BTreeMap::new();
+        let mut broken = None;
+        for (name, text) in job.call.iter().flat_map(|it| &it.outputs) {
+            match planned.dialect.evaluator.text(text, &contexts) {
+                Ok(value) => {
+                    outputs.insert(name.clone(), value);
+                }
+                Err(error) => broken = Some(format!("the output `{name}`: {error}")),
+            }
+        }
+        let phase = match state {
+            _ if broken.is_some() => JobPhase::Failed,
+            JobState::Failed => JobPhase::Failed,
+            JobState::Cancelled => JobPhase::Cancelled,
+            JobState::Skipped => JobPhase::Skipped,
+            _ => JobPhase::Succeeded,
+        };
+        self.job_mut(at, index).outputs = outputs;
+        self.close(at, index, phase, &broken.unwrap_or_default());
+        Acted::Moved
+    }
+
+    /// Asks for the place in a concurrency group, and writes it down before anybody acts on it.
+    async fn place(
+        &mut self,
+        concurrency: &Concurrency,
+        at: usize,
+        contexts: &Value,
+        member: &str,
+    ) -> Result<Standing, Placing> {
+        let evaluator = self.plans[at].dialect.evaluator;
+        let group = evaluator.text(&concurrency.group, contexts).map_err(Placing::Text)?;
+        let cancel = evaluator.text(&concurrency.cancel_in_progress, contexts).map_err(Placing::Text)?;
+        if group.is_empty() {
+            return Ok(Standing::Holds);
+        }
+        let me: Member = (self.run.metadata.name.clone(), member.to_owned());
+        let standing = self.shared.groups.ask(&self.run.spec.repository, &group, &me, cancel == "true");
+        let place = GroupPlace { group, member: member.to_owned(), holds: standing != Standing::Waits };
+        if !self.status.groups.contains(&place) {
+            self.status.groups.retain(|it| it.member != place.member || it.group != place.group);
+            self.status.groups.push(place);
+            self.write().await.map_err(Placing::Api)?;
+        }
+        Ok(standing)
+    }
+
+    fn leave_groups(&mut self, of: impl Fn(&GroupPlace) -> bool) {
+        let name = self.run.metadata.name.clone();
+        for it in self.status.groups.iter().filter(|it| of(it)) {
+            self.shared.groups.leave(
+                &self.run.spec.repository,
+                &it.group,
+                &(name.clone(), it.member.clone()),
+            );
+        }
+        self.status.groups.retain(|it| !of(it));
+    }
+
+    /// Creates the job's pod, if nothing holds it back. Its name follows from the run, so that starting twice
+    /// starts once.
+    async fn start(&mut self, at: usize, index: usize) -> Result<Acted, naru_client::Error> {
+        let planned = &self.plans[at];
+        let evaluator = planned.dialect.evaluator;
+        let job = planned.plan.jobs[index].clone();
+        let key = planned.keys[index].clone();
+        let views = self.views(planned);
+        let mut contexts = self.contexts_of(planned, &job, &views);
+        if let Some(concurrency) = &job.concurrency {
+            let standing = self.place(concurrency, at, &json!(contexts), &key).await;
+            match standing {
+                Ok(Standing::Holds) => {}
+                Ok(Standing::Waits) => {
+                    return Ok(self.waits(at, index, "waits for another job of its concurrency group"));
+                }
+                Ok(Standing::Displaced) => {
+                    let why = "a newer job of its concurrency group took its place";
+                    self.close(at, index, JobPhase::Cancelled, why);
+                    return Ok(Acted::Moved);
+                }
+                Err(Placing::Api(error)) => return Err(error),
+                Err(Placing::Text(error)) => {
+                    self.close(at, index, JobPhase::Failed, &format!("its concurrency group: {error}"));
+                    return Ok(Acted::Moved);
+                }
+            }
+        }
+        let environment = match &job.environment {
+            None => String::new(),
+            Some(it) => match evaluator.text(&it.name, &json!(contexts)) {
+                Ok(name) => name,
+                Err(error) => {
+                    self.close(at, index, JobPhase::Failed, &format!("its environment's name: {error}"));
+                    return Ok(Acted::Moved);
+                }
+            },
+        };
+        if !environment.is_empty() {
+            match self.gate(at, index, &environment).await? {
+                Gate::Open => {}
+                Gate::Waits(why) => return Ok(self.waits(at, index, &why)),
+                Gate::Closed(why) => {
+                    self.close(at, index, JobPhase::Failed, &why);
+                    return Ok(Acted::Moved);
+                }
+            }
+            let more = environments::variables(
+                &self.client,
+                &self.config.namespace,
+                &self.run.spec.repository,
+                &environment,
+            );
+            let more = more.await?;
+            if let Some(Value::Object(vars)) = contexts.get_mut("vars") {
+                vars.extend(more);
+            }
+        }
+        let secrets = match self.secrets(at, &job, &environment, &contexts).await? {
+            Ok(secrets) => secrets,
+            Err(error) => {
+                self.close(at, index, JobPhase::Failed, &format!("its secrets: {error}"));
+                return Ok(Acted::Moved);
+            }
+        };
+        contexts.insert("secrets".into(), secrets);
+        let made = self.make_pod(at, &job, &key, &environment, contexts);
+        let (pod_name, secret, pod_object) = match made {
+            Ok(it) => it,
+            Err(why) => {
+                self.close(at, index, JobPhase::Failed, &why);
+                return Ok(Acted::Moved);
+            }
+        };
+        already_there_is_fine(self.client.create(&kinds::SECRET, &secret).await)?;
+        already_there_is_fine(self.client.create(&kinds::POD, &pod_object).await)?;
+        let status = self.job_mut(at, index);
+        status.phase = JobPhase::Running;
+        status.message.clear();
+        status.pod = pod_name;
+        status.environment = environment;
+        status.started_at = now();
+        self.write().await?;
+        Ok(Acted::Moved)
+    }
+
+    fn waits(&mut self, at: usize, index: usize, why: &str) -> Acted {
+        why.clone_into(&mut self.job_mut(at, index).message);
+        Acted::Waits
+    }
+
+    /// Whether the environment lets the job in.
+    async fn gate(&mut self, at: usize, index: usize, name: &str) -> Result<Gate, naru_client::Error> {
+        let objects = self.client.list(&kinds::ENVIRONMENT, Some(&self.config.namespace), "").await?;
+        let environment =
+            objects.into_iter().filter_map(|it| serde_json::from_value::<Environment>(it).ok()).find(|it| {
+                it.spec.repository == self.run.spec.repository && it.spec.name.eq_ignore_ascii_case(name)
+            });
+        let Some(environment) = environment else { return Ok(Gate::Open) };
+        let ref_name = self.contexts.event["ref_name"].as_str().unwrap_or_default().to_owned();
+        let run = self.run.metadata.name.clone();
+        let decision =
+            self.run.metadata.annotations.get(&approval_annotation(&environment.spec.name)).cloned();
+        let job = self.job_mut(at, index);
+        // Until it starts this is when it could have.
+        if job.started_at.is_empty() {
+            job.started_at = now();
+        }
+        let since = job.started_at.parse::<jiff::Timestamp>().unwrap_or_default();
+        let waited = jiff::Timestamp::now().duration_since(since).as_mins();
+        Ok(environments::gate(&environment, &run, decision.as_deref(), &ref_name, waited))
+    }
+
+    /// The secrets that a job sees. A change from outside sees none but its own token.
+    async fn secrets(
+        &self,
+        at: usize,
+        job: &Job,
+        environment: &str,
+        contexts: &Map<String, Value>,
+    ) -> Result<Result<Value, EvaluateError>, naru_client::Error> {
+        let repository = &self.run.spec.repository;
+        let namespace = &self.config.namespace;
+        let mut secrets = Map::new();
+        if !self.run.spec.untrusted {
+            secrets = environments::secrets(&self.client, namespace, repository, "").await?;
+            let mut contexts = contexts.clone();
+            for handed in &job.secrets {
+                contexts.insert("secrets".into(), json!(secrets));
+                let mut named = Map::new();
+                for (name, text) in handed {
+                    match self.plans[at].dialect.evaluator.text(text, &json!(contexts)) {
+                        Ok(value) => named.insert(name.clone(), json!(value)),
+                        Err(error) => return Ok(Err(error)),
+                    };
+                }
+                secrets = named;
+            }
+            if !environment.is_empty() {
+                secrets
+                    .extend(environments::secrets(&self.client, namespace, repository, environment).await?);
+            }
+        }
+        secrets.insert("GITHUB_TOKEN".into(), json!((self.config.run_token)(repository)));
+        Ok(Ok(Value::Object(secrets)))
+    }
+
+    /// The name of the job's pod, the Secret with its file, and the pod; or why there can be none.
+    fn make_pod(
+        &self,
+        at: usize,
+        job: &Job,
+        key: &str,
+        environment: &str,
+        contexts: Map<String, Value>,
+    ) -> Result<(String, Value, Value), String> {
+        let planned = &self.plans[at];
+        let spec = &self.run.spec;
+        let pod = dns_label_unique(&format!("{}-{key}", self.run.metadata.name), 60);
+        let all = Value::Object(contexts.clone());
+        let text = |it: &str| planned.dialect.evaluator.text(it, &all).map_err(|it| it.to_string());
+        let mut services = Vec::new();
+        for (name, service) in &job.services {
+            let service = computed(service, &text)?;
+            // A service without an image is left out, which is how a matrix leaves one out.
+            if !service.image.is_empty() {
+                services.push((name.clone(), service));
+            }
+        }
+        let container = job.container.as_ref().map(|it| computed(it, &text)).transpose()?;
+        let container = container.filter(|it| !it.image.is_empty());
+        let image = job.runs_on.iter().find_map(|it| {
+            let mut runners = self.config.runners.iter();
+            runners.find(|(label, _)| label.eq_ignore_ascii_case(it)).map(|(_, image)| image.as_str())
+        });
+        let metadata = json!({
+            "name": pod, "namespace": self.config.namespace,
+            "labels": {
+                labels::RUN: self.run.metadata.name, labels::CHANGE: spec.change, labels::APP: spec.repository,
+                labels::JOB: dns_label(key, 63), labels::SLICE: "pipelines"},
+            "ownerReferences": [naru_objects::owner_reference(&self.object)],
+        });
+        let file = JobFile {
+            dialect: planned.dialect.name.into(),
+            nonce: self.nonce(&pod),
+            job: job.clone(),
+            contexts,
+            checkout_url: format!("{}/{}.git", self.config.pod_git_url, spec.repository),
+            checkout_token: (self.config.run_token)(&spec.repository),
+            sha: spec.sha.clone(),
+            git_ref: spec.git_ref.clone(),
+            workspace: PathBuf::from(format!("/workspace/{}", spec.repository)),
+            services: self.services(planned, job, key, environment),
+            actions_dirs: Vec::new(),
+        };
+        let object = pod::job_pod(&JobPod {
+            metadata: metadata.clone(),
+            image: image.unwrap_or_default(),
+            container: container.as_ref(),
+            services: &services,
+            secret: &pod,
+            launch: &self.config.launch,
+            server: self.config.pod_http.ip(),
+            cancel_timeout_minutes: job.cancel_timeout_minutes,
+        })
+        .map_err(|it| format!("{}:{}: {}", planned.plan.file, it.line, it.message))?;
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "naru.dev/job",
+            "stringData": {"job.json": serde_json::to_string(&file).expect("a job file always serialises")},
+        });
+        Ok((pod, secret, object))
+    }
+
+    /// What packaged steps find the daemon's services by, in the words of GitHub's runner.
+    fn services(
+        &self,
+        planned: &Planned,
+        job: &Job,
+        key: &str,
+        environment: &str,
+    ) -> BTreeMap<String, String> {
+        let claims = self.claims(planned, job, key, environment);
+        let server = self.contexts.event["server_url"].as_str().unwrap_or_default().to_owned();
+        let may_identify = claims.may_write("id-token");
+        let token = self.config.job_tokens.mint(&claims);
+        let mut services = vec![
+            ("ACTIONS_RUNTIME_TOKEN", token.clone()),
+            ("ACTIONS_RUNTIME_URL", format!("{server}/")),
+            ("ACTIONS_RESULTS_URL", format!("{server}/")),
+            ("ACTIONS_CACHE_URL", format!("{server}/")),
+            ("ACTIONS_CACHE_SERVICE_V2", "true".into()),
+        ];
+        if may_identify {
+            services
+                .push(("ACTIONS_ID_TOKEN_REQUEST_URL", format!("{server}/_apis/oidc/token?api-version=2.0")));
+            services.push(("ACTIONS_ID_TOKEN_REQUEST_TOKEN", token));
+        }
+        services.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// Who the job is and what it may do.
+    fn claims(&self, planned: &Planned, job: &Job, key: &str, environment: &str) -> JobClaims {
+        let spec = &self.run.spec;
+        let github = |name: &str| self.contexts.event[name].as_str().unwrap_or_default().to_owned();
+        let default = || [("contents", "read"), ("packages", "read"), ("metadata", "read")].map(owned).into();
+        let mut permissions = job.permissions.clone().unwrap_or_else(default);
+        if spec.untrusted {
+            permissions.retain(|name, _| name != "id-token");
+            permissions.values_mut().filter(|it| *it == "write").for_each(|it| *it = "read".into());
+        }
+        let branch = |name: &str| if name.is_empty() { String::new() } else { format!("refs/heads/{name}") };
+        let repository = github("repository");
+        let called = job.scope_uses(&planned.plan.jobs).unwrap_or_default();
+        let now = jiff::Timestamp::now().as_second();
+        let minutes = job.timeout_minutes + job.cancel_timeout_minutes + TOKEN_MINUTES_MORE;
+        JobClaims {
+            repository: spec.repository.clone(),
+            run: self.run.metadata.name.clone(),
+            run_uid: self.run.metadata.uid.clone(),
+            job: key.to_owned(),
+            permissions,
+            untrusted: spec.untrusted,
+            git_ref: spec.git_ref.clone(),
+            base_ref: branch(&spec.base_ref),
+            default_ref: self.shared.default_ref(spec),
+            iat: now,
+            exp: now + 60 * i64::try_from(minutes).unwrap_or(i64::MAX / 120),
+            identity: Identity {
+                sha: spec.sha.clone(),
+                event_name: spec.event.clone(),
+                actor: spec.author.clone(),
+                base_ref: spec.base_ref.clone(),
+                head_ref: spec.head_ref.clone(),
+                workflow: planned.plan.name.clone(),
+                workflow_file: planned.plan.file.clone(),
+                job_workflow_ref: match called.strip_prefix("./") {
+                    Some(path) => format!("{repository}/{path}@{}", spec.git_ref),
+                    None => called,
+                },
+                environment: environment.to_owned(),
+                run_number: github("run_number"),
+                run_attempt: github("run_attempt"),
+            },
+        }
+    }
+
+    async fn end(&mut self, phase: RunPhase, message: &str) {
+        self.status.phase = phase;
+        message.clone_into(&mut self.status.message);
+        self.status.finished_at = now();
+        if self.status.started_at.is_empty() {
+            self.status.started_at = now();
+        }
+        while let Err(error) = self.write_end().await {
+            if error.is_not_found() {
+                return;
+            }
+            tracing::warn!(%error, "the run's end is not written yet");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let kind = if phase == RunPhase::Succeeded { EventKind::Normal } else { EventKind::Warning };
+        self.client.event(&self.object, kind, &format!("{phase:?}"), message).await;
+    }
+
+    /// Whoever runs after this run is made before its end is written, so that a crash between the two makes
+    /// them, by the same names, the next time.
+    async fn write_end(&mut self) -> Result<(), naru_client::Error> {
+        self.run.status = self.status.clone();
+        if self.status.phase != RunPhase::Refused {
+            super::workflows::run_after(&self.shared, &self.run, &self.plans).await?;
+        }
+        self.write().await
+    }
+
+    async fn write(&self) -> Result<(), naru_client::Error> {
+        let status = serde_json::to_value(&self.status).expect("a status always serialises");
+        self.client
+            .patch_status(&kinds::RUN, &self.config.namespace, &self.run.metadata.name, &status)
+            .await
+            .map(|_| ())
+    }
+}
+
+/// Why a place in a group cannot be had.
+enum Placing {
+    Api(naru_client::Error),
+    Text(EvaluateError),
+}
+
+/// The inputs of a workflow are the same for all of its jobs.
+fn inputs_of(planned: &Planned) -> Map<String, Value> {
+    planned.plan.jobs.first().map(|it| it.inputs.clone()).unwrap_or_default()
+}
+
+/// A container with every text computed.
+fn computed(it: &Container, text: &dyn Fn(&str) -> Result<String, String>) -> Result<Container, String> {
+    let all = |of: &[String]| of.iter().map(|it| text(it)).collect::<Result<Vec<_>, _>>();
+    Ok(Container {
+        image: text(&it.image)?,
+        env: it.env.iter().map(|(a, b)| Ok((a.clone(), text(b)?))).collect::<Result<_, String>>()?,
+        ports: all(&it.ports)?,
+        volumes: all(&it.volumes)?,
+        options: text(&it.options)?,
+        entrypoint: text(&it.entrypoint)?,
+        command: text(&it.command)?,
+        credentials: it
+            .credentials
+            .as_ref()
+            .map(|(user, password)| Ok::<_, String>((text(user)?, text(password)?)))
+            .transpose()?,
+        line: it.line,
+    })
+}
+
+/// What a run that is done again takes over from the one before: every job of the file whose statuses are all
+/// kept. A job that is done again starts from the file, with whatever stands behind it.
+fn taken_over(fresh: Vec<JobStatus>, before: &[JobStatus], again: &[String]) -> Vec<JobStatus> {
+    /// A job's own status and those of everything behind it, in their order.
+    fn of<'a>(key: &str, before: &'a [JobStatus]) -> Vec<&'a JobStatus> {
+        let mut keys = vec![key.to_owned()];
+        let mut found = Vec::new();
+        for it in before {
+            if it.key == key || keys.contains(&it.behind) {
+                keys.push(it.key.clone());
+                found.push(it);
+            }
+        }
+        found
+    }
+    fresh
+        .into_iter()
+        .flat_map(|job| {
+            let all = of(&job.key, before);
+            if all.is_empty() || all.iter().any(|it| again.contains(&it.key)) {
+                return vec![job];
+            }
+            all.into_iter().cloned().collect()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_is_done_again_keeps_what_went_well() {
+        let status = |key: &str, behind: &str, phase| JobStatus {
+            key: key.into(),
+            behind: behind.into(),
+            phase,
+            ..JobStatus::default()
+        };
+        let fresh = ["a", "call", "m"].map(|it| status(it, "", JobPhase::Pending)).to_vec();
+        let before = [
+            status("a", "", JobPhase::Succeeded),
+            status("call", "", JobPhase::Failed),
+            status("call-x", "call", JobPhase::Failed),
+            status("m-1", "m", JobPhase::Succeeded),
+            status("m-2", "m", JobPhase::Succeeded),
+        ];
+        let taken = taken_over(fresh, &before, &["call".into(), "call-x".into()]);
+        let shown: Vec<_> = taken.iter().map(|it| (it.key.as_str(), it.phase)).collect();
+        assert_eq!(
+            shown,
+            [
+                ("a", JobPhase::Succeeded),
+                ("call", JobPhase::Pending),
+                ("m-1", JobPhase::Succeeded),
+                ("m-2", JobPhase::Succeeded)
+            ]
+        );
+    }
+}
