@@ -80,11 +80,11 @@ pub fn plan_next(
                 }
             }
             JobState::Running if is_stopped => next.push(Next::Cancel(index, ANOTHER_FAILED.into())),
-            JobState::Running if cancelled => {
-                // A job that wants to run in any case, said by its condition, is left to its end.
-                if job.condition.is_none() || !matches!(condition(job), Ok(true)) {
-                    next.push(Next::Cancel(index, "the run was cancelled".into()));
-                }
+            // A job that wants to run in any case, said by its condition, is left to its end.
+            JobState::Running
+                if cancelled && (job.condition.is_none() || !matches!(condition(job), Ok(true))) =>
+            {
+                next.push(Next::Cancel(index, "the run was cancelled".into()));
             }
             JobState::Pending if is_stopped => next.push(Next::Cancel(index, ANOTHER_FAILED.into())),
             JobState::Pending => {

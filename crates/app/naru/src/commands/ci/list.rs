@@ -26,7 +26,7 @@ pub async fn run(global: &Global, args: &ListArgs) -> Result<ExitCode> {
         println!("no runs yet; a push to a repository with workflows makes one");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{:<28} {:<20} {:<12} {:>8}  {}", "run", "event", "phase", "took", "about");
+    println!("{:<28} {:<20} {:<12} {:>8}  about", "run", "event", "phase", "took");
     for run in runs.iter().take(args.limit) {
         println!(
             "{:<28} {:<20} {:<12} {:>8}  {}",
