@@ -1,5 +1,5 @@
 //! Where wings meet that do not know each other: package's image store as the node's image service, the
-//! node's streams as the API's.
+//! node's streams as the API's, code's repositories as the ones that jobs ask for.
 
 use async_trait::async_trait;
 use kube_api::{
@@ -7,9 +7,10 @@ use kube_api::{
 };
 use kube_controllers::{Usage, Used};
 use naru_image::ImageStore;
+use naru_job_api::{Bytestream, Code, Content, Row};
 use naru_node::{Credential, HostRoot, ImageError, ImageInfo, ImageService, Node, PullPolicy};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -200,6 +201,35 @@ impl Usage for Measured {
     fn of_pod(&self, namespace: &str, pod: &str) -> Option<Vec<(String, Used)>> {
         let latest = self.0.lock().expect("no code panics while it holds this lock");
         latest.get(&(namespace.to_owned(), pod.to_owned())).cloned()
+    }
+}
+
+/// The services of jobs ask, code answers.
+pub struct Repositories(pub PathBuf);
+
+#[async_trait]
+impl Code for Repositories {
+    async fn resolve(&self, repository: &str, name: &str) -> Result<Option<String>, String> {
+        naru_git::resolve(&self.0, repository, name).await.map_err(|it| chain(&it))
+    }
+
+    async fn archive(&self, repository: &str, commit: &str) -> Result<Bytestream, String> {
+        let archive = naru_git::archive(&self.0, repository, commit).map_err(|it| chain(&it))?;
+        Ok(Box::pin(tokio_util::io::ReaderStream::new(archive)))
+    }
+
+    async fn default_branch(&self, repository: &str) -> Result<Option<String>, String> {
+        naru_git::default_branch(&self.0, repository).await.map_err(|it| chain(&it))
+    }
+
+    async fn content(&self, repository: &str, commit: &str, path: &str) -> Result<Option<Content>, String> {
+        let found = naru_git::entry(&self.0, repository, commit, path).await.map_err(|it| chain(&it))?;
+        Ok(found.map(|it| match it {
+            naru_git::Entry::File { sha, bytes } => Content::File { sha, bytes },
+            naru_git::Entry::Directory(rows) => Content::Directory(
+                rows.into_iter().map(|(kind, sha, bytes, name)| Row { kind, sha, bytes, name }).collect(),
+            ),
+        }))
     }
 }
 

@@ -186,6 +186,18 @@ pub struct ServeArgs {
     /// `60%`. What was not used for the longest goes first, what runs never. Default: 80%.
     #[arg(long, value_name = "SIZE")]
     pub disk_budget: Option<String>,
+    /// The owner that repositories have in URLs and in `github.repository`: `naru` of `naru/shop`.
+    #[arg(long, value_name = "NAME", default_value = "naru")]
+    pub owner: String,
+    /// The URL under which others reach `--listen`: the issuer of id-tokens. Without it, the address itself.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// Vendored actions: `actions/checkout` is looked for in DIR/actions/checkout@<ref>, then DIR/actions/checkout.
+    #[arg(long, value_name = "DIR")]
+    pub actions_dir: Option<PathBuf>,
+    /// Where actions are fetched from that are neither vendored nor on our git server; `none` is nowhere.
+    #[arg(long, value_name = "URL", default_value = "https://github.com")]
+    pub actions_from: String,
     /// What the caches of jobs may take together: `10Gi`, or `5%` of the disk. Those not used for the longest go
     /// first.
     #[arg(long, value_name = "SIZE", default_value = "10Gi")]

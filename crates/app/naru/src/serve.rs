@@ -6,7 +6,7 @@ pub mod dev;
 mod http;
 mod images;
 
-use crate::adapters::{Images, Measured, Streams};
+use crate::adapters::{Images, Measured, Repositories, Streams};
 use crate::cli::{Global, ServeArgs};
 use crate::connection::{self, Endpoints};
 use crate::engine_node::EngineNode;
@@ -163,20 +163,27 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     };
     write_private(&connection::endpoints_path(data_dir), &serde_json::to_string(&endpoints)?)?;
 
-    let git = naru_git::Config {
-        root: data_dir.join("git"),
-        tokens: tokens.clone(),
-        hook_command: vec![exe.display().to_string(), "__post-receive".into()],
-        hook_env: vec![("NARU_DATA_DIR".into(), data_dir.display().to_string())],
-    };
+    let git_root = data_dir.join("git");
     let job_api = naru_job_api::Services::open(naru_job_api::Config {
         dir: data_dir.join("ci"),
         key: job_tokens.clone(),
         runs: Arc::new(naru_job_api::RunsOfClient { client: client.clone(), namespace: NAMESPACE.into() }),
+        code: Arc::new(Repositories(git_root.clone())),
+        owner: owner(args)?.to_owned(),
+        public_url: args.url.clone().unwrap_or_else(|| endpoints.http.clone()),
+        actions_dir: args.actions_dir.clone(),
+        actions_from: Some(args.actions_from.clone()).filter(|it| it != "none"),
         cache_bytes_max: disk_budget(&args.cache_budget, data_dir)?,
         retention_days: ARTIFACT_DAYS,
     });
     let job_api = job_api.context(|| "cannot open the artifacts and caches of jobs".into())?;
+    let git = naru_git::Config {
+        root: git_root,
+        tokens: tokens.clone(),
+        jobs: job_tokens_of(&job_api),
+        hook_command: vec![exe.display().to_string(), "__post-receive".into()],
+        hook_env: vec![("NARU_DATA_DIR".into(), data_dir.display().to_string())],
+    };
     let auth = naru_registry::Auth {
         token: secret_text(&connection::push_token_path(data_dir))?,
         client: Some(client.clone()),
@@ -199,6 +206,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         git: git.clone(),
         registry,
         job_api,
+        owner: args.owner.clone(),
         gateway: gateway.clone(),
         node: node.clone(),
         builds: builds.clone(),
@@ -296,6 +304,29 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     }
     api.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The owner that stands before every repository's name in URLs; it shares the port with our own paths.
+fn owner(args: &ServeArgs) -> Result<&str> {
+    const OURS: &[&str] = &["git", "v2", "api", "builds", "disk", "images", "metrics", "healthz", "twirp"];
+    let is_name = !args.owner.is_empty()
+        && args.owner.len() <= 39
+        && args.owner.chars().all(|it| it.is_ascii_alphanumeric() || it == '-')
+        && !args.owner.starts_with('-');
+    match is_name && !OURS.contains(&args.owner.as_str()) {
+        true => Ok(&args.owner),
+        false => Err(Error::new(format!("`{}` cannot be the owner of repositories", args.owner))
+            .hint("write letters, digits and dashes, such as `--owner acme`")),
+    }
+}
+
+/// Git asks the services of jobs whose a token is.
+fn job_tokens_of(job_api: &naru_job_api::Services) -> naru_git::JobTokens {
+    let job_api = job_api.clone();
+    naru_git::JobTokens(Arc::new(move |token| {
+        let job_api = job_api.clone();
+        Box::pin(async move { job_api.claims(&token).await })
+    }))
 }
 
 fn builder_config(data_dir: &Path) -> naru_builder::Config {

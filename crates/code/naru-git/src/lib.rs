@@ -2,21 +2,28 @@
 //! what was pushed into `Run` objects.
 //!
 //! A repository is created by the first push to it. Who holds the push token may do everything; a run's
-//! token ([`Tokens::for_reading`]) may read one repository.
+//! token ([`Tokens::for_reading`]) may read one repository; a job's token ([`JobTokens`]) may do with its
+//! repository what its permission `contents` says. What a job pushes makes no run, so that a workflow which
+//! commits does not start itself.
 //!
 //! Nothing is lost between a push and its run: git keeps a log of every update of a ref, and [`record`]
 //! writes a `Run` for each entry that has none yet. It is called by the hook of a push and at every start.
 
+mod read;
 mod record;
 mod serve;
 
+pub use read::{Entry, ReadError, archive, default_branch, entry, resolve};
 pub use record::{RecordError, record, record_all};
 pub use serve::router;
 
 use base64::Engine as _;
+use futures::future::BoxFuture;
 use hmac::{Hmac, Mac};
+use naru_token::JobClaims;
 use sha2::Sha256;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The longest name of a repository: it becomes part of Kubernetes names.
 const NAME_CHARS_MAX: usize = 40;
@@ -29,10 +36,15 @@ pub struct Config {
     /// Where the bare repositories are, `<name>.git` each.
     pub root: PathBuf,
     pub tokens: Tokens,
+    pub jobs: JobTokens,
     /// The program that the post-receive hook runs, with its arguments, and what it finds in its environment.
     pub hook_command: Vec<String>,
     pub hook_env: Vec<(String, String)>,
 }
+
+/// Tells whose a job's token is, or why it opens nothing.
+#[derive(Clone)]
+pub struct JobTokens(pub Arc<dyn Fn(String) -> BoxFuture<'static, Result<JobClaims, String>> + Send + Sync>);
 
 /// Who may do what. Made from one secret, so that nothing has to be stored per repository.
 #[derive(Clone)]

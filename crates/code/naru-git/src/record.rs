@@ -22,6 +22,10 @@ pub enum RecordError {
     Api(#[from] naru_client::Error),
 }
 
+/// Under these names git notes in a ref's log who moved it.
+pub(crate) const PEOPLE: &str = "naru";
+pub(crate) const JOB: &str = "naru-job";
+
 const ZERO: &str = "0000000000000000000000000000000000000000";
 
 /// Writes a `Run` for every update of every ref that has none yet, in all repositories. A repository that
@@ -87,6 +91,7 @@ pub async fn record(
         for (index, line) in log.lines().enumerate().skip(recorded) {
             if let Some(update) = Update::parse(line)
                 && update.after != ZERO
+                && update.who != JOB
             {
                 let name = run_name(repository, &git_ref, index + 1);
                 let deploy = git_ref == format!("refs/heads/{default_branch}");
@@ -143,6 +148,7 @@ const RUN_NAME_CHARS_MAX: usize = 56;
 struct Update {
     before: String,
     after: String,
+    who: String,
     seconds: i64,
 }
 
@@ -150,8 +156,10 @@ impl Update {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split('\t').next()?.split(' ');
         let (before, after) = (words.next()?.to_owned(), words.next()?.to_owned());
-        let seconds = words.rev().nth(1)?.parse().ok()?;
-        Some(Self { before, after, seconds })
+        let rest: Vec<&str> = words.collect();
+        let who = rest.iter().take_while(|it| !it.starts_with('<')).copied().collect::<Vec<_>>().join(" ");
+        let seconds = rest.iter().rev().nth(1)?.parse().ok()?;
+        Some(Self { before, after, who, seconds })
     }
 }
 
@@ -292,6 +300,7 @@ mod tests {
         let line = format!("{ZERO} {} A U Thor <a@b> 1700000000 +0100\tpush", "a".repeat(40));
         let update = Update::parse(&line).unwrap();
         assert_eq!((update.before.as_str(), update.seconds), (ZERO, 1_700_000_000));
+        assert_eq!(update.who, "A U Thor");
         assert!(Update::parse("garbage").is_none());
     }
 

@@ -1,19 +1,20 @@
 //! HTTP in front of `git http-backend` (CGI, RFC 3875): bodies stream both ways, so a push of any size
 //! needs no memory, and what the hook prints reaches the pusher's terminal as it comes.
 
+use crate::record::{JOB, PEOPLE};
 use crate::{Config, create, directory, is_valid_name};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use naru_token::credential;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio_util::io::ReaderStream;
 
-/// Requests below `/`: `/<repository>.git/info/refs` and so on.
+/// Requests below `/`: `/<repository>.git/info/refs` and so on, with or without `.git`.
 pub fn router(config: Config) -> Router {
     Router::new().route("/{repository}/{*rest}", axum::routing::any(handle)).with_state(config)
 }
@@ -27,29 +28,30 @@ async fn handle(
     Path((repository, rest)): Path<(String, String)>,
     request: Request,
 ) -> Response {
-    let Some(name) = repository.strip_suffix(".git").filter(|it| is_valid_name(it)) else {
-        let message = "a repository is named with lower-case letters, digits and dashes, and ends in .git";
-        return refuse(StatusCode::NOT_FOUND, message);
-    };
+    let name = repository.strip_suffix(".git").unwrap_or(&repository);
+    if !is_valid_name(name) {
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "a repository is named with lower-case letters, digits and dashes",
+        );
+    }
     let query = request.uri().query().unwrap_or_default().to_owned();
     let pushes = rest == "git-receive-pack" || query.contains("service=git-receive-pack");
     let known = matches!(rest.as_str(), "info/refs" | "git-upload-pack" | "git-receive-pack");
     if !known {
         return refuse(StatusCode::NOT_FOUND, "only git's smart protocol is served here");
     }
-    let token = token_of(request.headers());
-    let allowed = match &token {
-        Some(it) if pushes => config.tokens.may_push(it),
-        Some(it) => config.tokens.may_read(it, name),
-        None => false,
+    let who = match allowed(&config, request.headers(), name, pushes).await {
+        Ok(who) => who,
+        Err((status, message)) => {
+            let mut response = refuse(status, &message);
+            if status == StatusCode::UNAUTHORIZED {
+                let ask = HeaderValue::from_static("Basic realm=\"naru\"");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
+            }
+            return response;
+        }
     };
-    if !allowed {
-        let mut response = refuse(StatusCode::UNAUTHORIZED, "a valid token is needed as the password");
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"naru\""));
-        return response;
-    }
     if pushes {
         if let Err(error) = create(&config, name).await {
             tracing::error!(%error, "push refused");
@@ -58,7 +60,7 @@ async fn handle(
     } else if !directory(&config.root, name).join("HEAD").exists() {
         return refuse(StatusCode::NOT_FOUND, "there is no such repository; the first push creates it");
     }
-    match backend(&config, name, &rest, &query, request).await {
+    match backend(&config, name, &rest, &query, who, request).await {
         Ok(response) => response,
         Err(error) => {
             tracing::error!(%error, repository = name, "git http-backend failed");
@@ -67,15 +69,41 @@ async fn handle(
     }
 }
 
-/// The password of Basic, or the token of Bearer.
-fn token_of(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    if let Some(token) = value.strip_prefix("Bearer ") {
-        return Some(token.to_owned());
+/// Who is let in, under the name that git's log of a ref notes.
+async fn allowed(
+    config: &Config,
+    headers: &HeaderMap,
+    name: &str,
+    pushes: bool,
+) -> Result<&'static str, (StatusCode, String)> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|it| credential(it.to_str().ok()?));
+    let unknown = (StatusCode::UNAUTHORIZED, "a valid token is needed as the password".to_owned());
+    let Some(token) = given else { return Err(unknown) };
+    let tokens = &config.tokens;
+    if if pushes { tokens.may_push(&token) } else { tokens.may_read(&token, name) } {
+        return Ok(PEOPLE);
     }
-    let decoded = base64::engine::general_purpose::STANDARD.decode(value.strip_prefix("Basic ")?).ok()?;
-    let text = String::from_utf8(decoded).ok()?;
-    text.split_once(':').map(|(_, password)| password.to_owned())
+    // A job's token has three parts; the others have one.
+    if token.split('.').count() != 3 {
+        return Err(unknown);
+    }
+    let claims = (config.jobs.0)(token).await.map_err(|it| (StatusCode::UNAUTHORIZED, it))?;
+    let may = if pushes { claims.may_write("contents") } else { claims.may_read("contents") };
+    match may && claims.repository == name {
+        true => Ok(JOB),
+        false if claims.repository != name => Err((
+            StatusCode::FORBIDDEN,
+            format!("the token of a job of {} opens no other repository", claims.repository),
+        )),
+        false => {
+            let right = if pushes { "write" } else { "read" };
+            let why = if claims.untrusted { ", which a change from outside never gets" } else { "" };
+            Err((
+                StatusCode::FORBIDDEN,
+                format!("this needs `permissions: contents: {right}` in the job{why}"),
+            ))
+        }
+    }
 }
 
 /// Chunks of an answer on their way to a slow client.
@@ -90,6 +118,7 @@ async fn backend(
     name: &str,
     rest: &str,
     query: &str,
+    who: &str,
     request: Request,
 ) -> std::io::Result<Response> {
     let headers = request.headers();
@@ -102,7 +131,7 @@ async fn backend(
         .env("PATH_INFO", format!("/{name}.git/{rest}"))
         .env("REQUEST_METHOD", request.method().as_str())
         .env("QUERY_STRING", query)
-        .env("REMOTE_USER", "naru")
+        .env("REMOTE_USER", who)
         .env("REMOTE_ADDR", "127.0.0.1")
         .env("CONTENT_TYPE", header_of("content-type"))
         .env("HTTP_CONTENT_ENCODING", header_of("content-encoding"))

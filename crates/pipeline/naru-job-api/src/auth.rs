@@ -19,8 +19,12 @@ pub struct Job {
 impl Inner {
     /// The job that asks.
     pub async fn job(&self, headers: &HeaderMap) -> Result<Job> {
-        let token = token_of(headers).ok_or_else(no_token)?;
-        let claims = self.key.verify(&token, jiff::Timestamp::now().as_second()).map_err(invalid)?;
+        self.job_of(&token_of(headers).ok_or_else(no_token)?).await
+    }
+
+    /// The job that a token is of.
+    pub async fn job_of(&self, token: &str) -> Result<Job> {
+        let claims = self.key.verify(token, jiff::Timestamp::now().as_second()).map_err(invalid)?;
         let run = self.run(&claims.run).await?.filter(|it| it.metadata.uid == claims.run_uid);
         let Some(run) = run else {
             return Err(problem(Kind::Unauthenticated, "the run of this token is gone"));

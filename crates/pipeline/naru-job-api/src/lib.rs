@@ -1,5 +1,5 @@
 //! The HTTP services that a job's steps talk to, as the official actions speak to them: artifacts, caches,
-//! and the links under which both are uploaded and downloaded.
+//! and the links under which both are uploaded and downloaded; id-tokens; and the files of actions.
 //!
 //! Who may do what is in the job's token ([`naru_token`]) and nowhere else: a job writes artifacts of its
 //! own run and caches of its own ref, and reads what its ref may read. A token whose job has ended opens
@@ -11,25 +11,30 @@
 //! Formats: the messages are those that the published clients `@actions/artifact` and `@actions/cache`
 //! carry with them; the upload links speak the part of Azure's Blob REST interface that these clients use.
 
+mod actions;
 mod artifacts;
 mod auth;
 mod azure;
 mod blobs;
 mod cache;
 mod cache_v1;
+mod code;
+mod oidc;
 mod problem;
 mod records;
 mod runs;
 mod twirp;
+mod upstream;
 
 #[cfg(test)]
 mod services_test;
 
+pub use code::{Bytestream, Code, Content, Row};
 pub use runs::{Runs, RunsOfClient};
 
 use axum::Router;
 use axum::routing::{any, get, patch, post};
-use naru_token::TokenKey;
+use naru_token::{JobClaims, TokenKey};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +46,15 @@ pub struct Config {
     /// Verifies the tokens of jobs, and signs links.
     pub key: TokenKey,
     pub runs: Arc<dyn Runs>,
+    pub code: Arc<dyn Code>,
+    /// The owner of all repositories here, as clients of GitHub want one: `naru` of `naru/shop`.
+    pub owner: String,
+    /// The URL under which others reach us: the issuer of id-tokens.
+    pub public_url: String,
+    /// Where vendored actions are: `<owner>/<name>` or `<owner>/<name>@<ref>` below it.
+    pub actions_dir: Option<PathBuf>,
+    /// The git host that is asked for actions which are not here.
+    pub actions_from: Option<String>,
     /// What all caches together may take; those not used for the longest go first.
     pub cache_bytes_max: u64,
     /// How long an artifact is kept that asks for nothing else.
@@ -56,6 +70,12 @@ pub struct Services {
 pub(crate) struct Inner {
     pub key: TokenKey,
     pub runs: Arc<dyn Runs>,
+    pub code: Arc<dyn Code>,
+    pub owner: String,
+    pub public_url: String,
+    pub actions_dir: Option<PathBuf>,
+    pub upstream: upstream::Upstream,
+    pub id_key: oidc::IdKey,
     pub blobs: blobs::Blobs,
     pub artifacts: artifacts::Artifacts,
     pub caches: cache::Caches,
@@ -75,7 +95,19 @@ impl Services {
         let mut known = artifacts.blobs();
         known.extend(caches.blobs());
         blobs.remove_unknown(|id| known.contains(id));
-        let inner = Inner { key: config.key, runs: config.runs, blobs, artifacts, caches };
+        let inner = Inner {
+            key: config.key,
+            runs: config.runs,
+            code: config.code,
+            owner: config.owner,
+            public_url: config.public_url.trim_end_matches('/').to_owned(),
+            actions_dir: config.actions_dir,
+            upstream: upstream::Upstream::new(config.dir.join("actions"), config.actions_from),
+            id_key: oidc::IdKey::open(&config.dir.join("id-key"))?,
+            blobs,
+            artifacts,
+            caches,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -88,7 +120,16 @@ impl Services {
             .route("/_apis/artifactcache/cache", get(cache_v1::find))
             .route("/_apis/artifactcache/caches", get(cache_v1::list).post(cache_v1::reserve))
             .route("/_apis/artifactcache/caches/{id}", patch(cache_v1::upload).post(cache_v1::commit))
+            .route("/_apis/actions/{owner}/{name}/{*ref}", get(actions::handle))
+            .route("/_apis/oidc/token", get(oidc::token))
+            .route("/.well-known/openid-configuration", get(oidc::discovery))
+            .route("/.well-known/jwks", get(oidc::keys))
             .with_state(self.inner.clone())
+    }
+
+    /// Whose a token is, if its job runs; or why it opens nothing.
+    pub async fn claims(&self, token: &str) -> Result<JobClaims, String> {
+        self.inner.job_of(token).await.map(|it| it.claims).map_err(|it| it.message)
     }
 
     /// Removes what has expired or was given up, for as long as the task runs.

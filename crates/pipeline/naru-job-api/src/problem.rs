@@ -19,6 +19,8 @@ pub enum Kind {
     Full,
     /// A range beyond the end.
     Range,
+    /// Somebody whom we ask for it does not answer as he should.
+    Gateway,
     Internal,
 }
 
@@ -53,6 +55,7 @@ impl Problem {
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::Full => StatusCode::INSUFFICIENT_STORAGE,
             Kind::Range => StatusCode::RANGE_NOT_SATISFIABLE,
+            Kind::Gateway => StatusCode::BAD_GATEWAY,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -67,6 +70,7 @@ impl Problem {
             Kind::Exists => "already_exists",
             Kind::TooLarge | Kind::Full => "resource_exhausted",
             Kind::Range => "out_of_range",
+            Kind::Gateway => "unavailable",
             Kind::Internal => "internal",
         };
         (self.status(), axum::Json(json!({"code": code, "msg": self.message}))).into_response()
@@ -89,7 +93,7 @@ impl Problem {
             Kind::TooLarge => "RequestBodyTooLarge",
             Kind::Full => "InsufficientAccountPermissions",
             Kind::Range => "InvalidRange",
-            Kind::Internal => "InternalError",
+            Kind::Internal | Kind::Gateway => "InternalError",
         };
         let text = xml_escape(&self.message);
         let body = format!(
@@ -97,6 +101,11 @@ impl Problem {
         );
         (self.status(), [("content-type", "application/xml"), ("x-ms-error-code", code)], body)
             .into_response()
+    }
+
+    /// For whoever reads plain text.
+    pub fn text(&self) -> Response {
+        (self.status(), format!("{}\n", self.message)).into_response()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The services as their clients see them, without a network: what a job may see and do, and what not.
 
 use crate::runs::Runs;
-use crate::{Config, Services};
+use crate::{Bytestream, Code, Config, Content, Services};
 use async_trait::async_trait;
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -21,6 +21,31 @@ impl Runs for SomeRuns {
     }
 }
 
+/// A git server with the repositories `shop` and `setup-tool`, and the branch `main` in each.
+struct SomeCode;
+
+const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
+
+#[async_trait]
+impl Code for SomeCode {
+    async fn resolve(&self, repository: &str, name: &str) -> Result<Option<String>, String> {
+        Ok((["shop", "setup-tool"].contains(&repository) && name == "main").then(|| SHA.to_owned()))
+    }
+
+    async fn archive(&self, repository: &str, _: &str) -> Result<Bytestream, String> {
+        let text = format!("archive of {repository}");
+        Ok(Box::pin(futures::stream::iter([Ok(text.into())])))
+    }
+
+    async fn default_branch(&self, _: &str) -> Result<Option<String>, String> {
+        Ok(Some("main".into()))
+    }
+
+    async fn content(&self, _: &str, _: &str, path: &str) -> Result<Option<Content>, String> {
+        Ok((path == "README.md").then(|| Content::File { sha: SHA.into(), bytes: b"hello".to_vec() }))
+    }
+}
+
 /// Services with two runs of `shop`, one of them of another branch, and one of `other`.
 struct Fixture {
     dir: tempfile::TempDir,
@@ -36,6 +61,11 @@ fn open(dir: &tempfile::TempDir, runs: &Arc<SomeRuns>, key: &TokenKey) -> Servic
         dir: dir.path().into(),
         key: key.clone(),
         runs: runs.clone(),
+        code: Arc::new(SomeCode),
+        owner: "naru".into(),
+        public_url: "https://naru.example.com/".into(),
+        actions_dir: Some(dir.path().join("vendored")),
+        actions_from: None,
         cache_bytes_max: CACHE_BYTES_MAX,
         retention_days: 90,
     };
@@ -424,4 +454,68 @@ async fn what_is_not_served_says_so() {
         .send(Method::POST, url, &token, &[("content-type", "application/json")], vec![b' '; 300 << 10])
         .await;
     assert_eq!(long.status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn actions_come_from_the_first_place_that_has_them() {
+    let it = Fixture::new();
+    let claims = it.claims("shop-1");
+    let get = async |claims: &JobClaims, name: &str| {
+        it.send(Method::GET, &format!("/_apis/actions/{name}"), &it.key.mint(claims), &[], "").await
+    };
+    let missing = get(&claims, "actions/checkout/v4").await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+    assert!(
+        missing.text().contains("--actions-dir") && missing.text().contains("actions-checkout"),
+        "{}",
+        missing.text()
+    );
+    let ours = get(&claims, "naru/setup-tool/main").await;
+    assert_eq!(
+        (ours.text().as_str(), ours.headers["x-naru-sha"].to_str().unwrap()),
+        ("archive of setup-tool", SHA)
+    );
+
+    let vendored = it.dir.path().join("vendored/actions");
+    for (dir, text) in [("checkout", "any"), ("checkout@v4", "four")] {
+        std::fs::create_dir_all(vendored.join(dir)).unwrap();
+        std::fs::write(vendored.join(dir).join("action.yml"), text).unwrap();
+    }
+    let content = |answer: &Answer| {
+        let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(&answer.body[..]));
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut tar.entries().unwrap().next().unwrap().unwrap(), &mut text)
+            .unwrap();
+        text
+    };
+    assert_eq!(content(&get(&claims, "actions/checkout/v4").await), "four");
+    assert_eq!(content(&get(&claims, "actions/checkout/releases/v5").await), "any");
+    for bad in ["..%2f..%2fetc/passwd/v4", ".git/x/v4", "actions/checkout/..%2f..%2fx"] {
+        assert!(get(&claims, bad).await.status.is_client_error(), "{bad}");
+    }
+    let fork = JobClaims { untrusted: true, ..claims.clone() };
+    assert_eq!(get(&fork, "naru/setup-tool/main").await.status, StatusCode::FORBIDDEN);
+    assert_eq!(get(&fork, "naru/shop/main").await.status, StatusCode::OK);
+    let nobody = it.send(Method::GET, "/_apis/actions/naru/shop/main", "", &[], "").await;
+    assert_eq!(nobody.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn an_id_token_needs_its_permission() {
+    let it = Fixture::new();
+    let mut claims = it.claims("shop-1");
+    let url = "/_apis/oidc/token?x=1&audience=sts";
+    let ask = async |claims: &JobClaims| it.send(Method::GET, url, &it.key.mint(claims), &[], "").await;
+    let refused = ask(&claims).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert!(refused.text().contains("id-token: write"), "{}", refused.text());
+    claims.permissions.insert("id-token".into(), "write".into());
+    assert_eq!(ask(&claims).await.json()["value"].as_str().unwrap().split('.').count(), 3);
+    let fork = JobClaims { untrusted: true, ..claims };
+    assert_eq!(ask(&fork).await.status, StatusCode::FORBIDDEN);
+    let known = it.send(Method::GET, "/.well-known/openid-configuration", "", &[], "").await.json();
+    assert_eq!(known["issuer"], "https://naru.example.com");
+    assert_eq!(known["jwks_uri"], "https://naru.example.com/.well-known/jwks");
+    let keys = it.send(Method::GET, "/.well-known/jwks", "", &[], "").await.json();
+    assert_eq!((&keys["keys"][0]["alg"], keys["keys"][0].get("d")), (&json!("ES256"), None));
 }

@@ -7,6 +7,7 @@
 
 mod artifacts;
 mod caches;
+mod identity;
 
 use naru_actions_tests::harness::{Daemon, Repository, text};
 use naru_token::{JobClaims, TokenKey};

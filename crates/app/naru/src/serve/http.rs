@@ -18,6 +18,8 @@ pub struct Parts {
     pub git: naru_git::Config,
     pub registry: Registry,
     pub job_api: naru_job_api::Services,
+    /// Repositories are also at `/<owner>/<name>`, as on GitHub.
+    pub owner: String,
     pub gateway: Gateway,
     pub node: Node,
     pub builds: BuildLogs,
@@ -35,7 +37,8 @@ pub fn router(parts: Parts) -> Router {
         .merge(builds(parts.builds, parts.token.clone()))
         .merge(super::images::router(parts.builder, parts.token.clone()))
         .merge(Router::new().route("/disk", get(disk).post(tidy)).with_state((parts.keeper, parts.token)))
-        .nest("/git", naru_git::router(parts.git))
+        .nest("/git", naru_git::router(parts.git.clone()))
+        .nest(&format!("/{}", parts.owner), naru_git::router(parts.git))
         .merge(parts.job_api.router())
         .merge(parts.registry.router())
 }
