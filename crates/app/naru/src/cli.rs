@@ -101,7 +101,7 @@ pub enum Command {
         /// The name that `${{ secrets.NAME }}` uses. The value is read from standard input.
         name: String,
     },
-    /// Check files before they run: workflows and naru.yaml. Exit code 1 if one cannot be honoured.
+    /// Check files before they run: workflows and naru.yaml, or a repository's directory. Exit code 1 if one cannot be honoured.
     Check {
         #[arg(required = true)]
         files: Vec<PathBuf>,

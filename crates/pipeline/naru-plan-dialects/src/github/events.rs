@@ -380,7 +380,7 @@ impl Reader<'_> {
                 "name the workflows whose runs count: `workflows: [CI]`",
             );
         }
-        let has = |key: &str| filter.get(key).is_some();
+        let has = |key: &str| filter.get(key).is_some_and(|it| !it.is_null());
         let git_ref = self.trigger.git_ref.clone();
         let branch = match event.name {
             "pull_request" | "pull_request_target" => {
@@ -419,7 +419,11 @@ impl Reader<'_> {
         if let (Some(_), Some(it)) = (filter.get(kind), filter.get(&ignore)) {
             self.error(it, format!("`{kind}` and `{ignore}` cannot stand together"));
         }
-        if let Some(it) = filter.get(kind) {
+        for it in [filter.get(kind), filter.get(&ignore)].into_iter().flatten().filter(|it| it.is_null()) {
+            self.warn(it.place, "this filter holds no pattern, and so is none", "take it out");
+        }
+        let patterns_of = |key: &str| filter.get(key).filter(|it| !it.is_null());
+        if let Some(it) = patterns_of(kind) {
             let patterns = self.patterns(it);
             if !patterns.is_empty() && patterns.iter().all(|(_, negative)| *negative) {
                 self.warn(
@@ -430,7 +434,7 @@ impl Reader<'_> {
             }
             return Some(names.iter().any(|name| matches(&patterns, name)));
         }
-        let it = filter.get(&ignore)?;
+        let it = patterns_of(&ignore)?;
         let patterns = self.patterns(it);
         Some(names.iter().any(|name| !matches(&patterns, name)))
     }

@@ -3,6 +3,8 @@
 pub mod cancel;
 pub mod decide;
 pub mod dispatch;
+pub mod expr;
+pub mod lint;
 pub mod list;
 pub mod rerun;
 pub mod why;
@@ -16,6 +18,11 @@ use std::process::ExitCode;
 
 #[derive(Subcommand, Clone)]
 pub enum CiCommand {
+    /// What is wrong with workflows and what they need: files, or a repository's directory. Exit code 1 if one
+    /// cannot be honoured.
+    Lint(lint::LintArgs),
+    /// What an expression is: `naru ci expr "format('{0}', 1)"`, or questions as JSON with `-`.
+    Expr(expr::ExprArgs),
     /// The latest runs: `naru ci list`, `naru ci list shop`.
     List(list::ListArgs),
     /// Why a run and its jobs ran, were skipped, failed or wait: `naru ci why shop-main-3`.
@@ -34,6 +41,8 @@ pub enum CiCommand {
 
 pub async fn run(global: &Global, command: &CiCommand) -> Result<ExitCode> {
     match command {
+        CiCommand::Lint(args) => lint::run(args),
+        CiCommand::Expr(args) => expr::run(args),
         CiCommand::List(args) => list::run(global, args).await,
         CiCommand::Why(args) => why::run(global, args).await,
         CiCommand::Dispatch(args) => dispatch::run(global, args).await,

@@ -213,14 +213,9 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// What one expression is, as `naru ci expr` shows it: its kind, and its value on one line of JSON. The
-/// contexts are the text of a JSON object; further contexts than GitHub's may be in it.
-pub fn explain(source: &str, contexts: &str) -> Result<(Kind, String), EvaluateError> {
-    let wrong = |(message, at): (String, usize)| EvaluateError {
-        message: format!("the contexts are not JSON: {message} at byte {at}"),
-        offset: 0,
-    };
-    let root = if contexts.trim().is_empty() { Val::Null } else { json::read(contexts).map_err(wrong)? };
+/// What one expression is, as `naru ci expr` shows it: its kind, and its value on one line of JSON. Further
+/// contexts than GitHub's may be given.
+fn explain(source: &str, root: &Val<'_>) -> Result<(Kind, String), EvaluateError> {
     let expr = tree::parse(source)?;
     let mut unknown = None;
     expr.walk(&mut |it| {
@@ -235,8 +230,25 @@ pub fn explain(source: &str, contexts: &str) -> Result<(Kind, String), EvaluateE
     if let Some(error) = unknown {
         return Err(error);
     }
-    let value = compute::compute(&expr, &root)?;
+    let value = compute::compute(&expr, root)?;
     Ok((value.kind(), json::write_line(&value)))
+}
+
+/// Answers a question in JSON, `{"expr": ..., "contexts": {...}}`, with a line of JSON: `kind` and `value`, or
+/// `err` and `pos`, the byte of the expression at which it is wrong. `Err` if it is no such question.
+pub fn answer(question: &str) -> Result<String, String> {
+    let question = json::read(question).map_err(|(what, at)| format!("not JSON: {what} at byte {at}"))?;
+    let Some(Val::Text(source)) = question.property("expr") else {
+        return Err("the question has no `expr`".into());
+    };
+    let contexts = question.property("contexts").unwrap_or(Val::Null);
+    Ok(match explain(&source, &contexts) {
+        Ok((kind, value)) => format!("{{\"kind\":\"{}\",\"value\":{value}}}", kind.name()),
+        Err(error) => {
+            let message = json::write_line(&Val::Text(error.message.into()));
+            format!("{{\"err\":{message},\"pos\":{}}}", error.offset)
+        }
+    })
 }
 
 /// What a value looks like in text.

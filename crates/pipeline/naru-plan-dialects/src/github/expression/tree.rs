@@ -405,11 +405,15 @@ impl Parser<'_> {
         if !self.sign(")") {
             loop {
                 args.push(self.or()?);
-                if !self.sign(",") {
+                // A comma may be left over before the end.
+                let more = self.sign(",");
+                if self.sign(")") {
                     break;
                 }
+                if !more {
+                    self.expect(")")?;
+                }
             }
-            self.expect(")")?;
         }
         if args.len() < *least || args.len() > *most {
             let wants = match (least, most) {
