@@ -54,7 +54,7 @@ const DOORS: &[(&str, &[&str])] = &[
     // The gateway only reads certificates; its tests make some.
     ("rcgen", &["kube-api", "naru-gateway"]),
     ("kube", &["naru-client", "naru"]),
-    ("tar", &["naru-image", "naru-builder", "naru-engine-api", "naru-runner", "naru"]),
+    ("tar", &["naru-image", "naru-builder", "naru-engine-api", "naru-runner", "naru-job-api", "naru"]),
 ];
 
 pub fn check() -> Vec<String> {

@@ -167,6 +167,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let job_api = naru_job_api::Services::open(naru_job_api::Config {
         dir: data_dir.join("ci"),
         key: job_tokens.clone(),
+        admin_token: secret_text(&connection::push_token_path(data_dir))?,
         runs: Arc::new(naru_job_api::RunsOfClient { client: client.clone(), namespace: NAMESPACE.into() }),
         code: Arc::new(Repositories(git_root.clone())),
         owner: owner(args)?.to_owned(),

@@ -16,7 +16,64 @@ pub struct Job {
     pub family: Vec<String>,
 }
 
+/// Whoever asks for what is not only a job's own.
+pub enum Caller {
+    Job(Box<Job>),
+    /// Somebody with the push token.
+    Admin,
+}
+
+impl Caller {
+    /// Whether a repository is any business of the caller's.
+    pub fn sees(&self, repository: &str) -> bool {
+        match self {
+            Self::Job(it) => it.claims.repository == repository,
+            Self::Admin => true,
+        }
+    }
+
+    pub fn may(&self, scope: &str, right: &str) -> Result<()> {
+        let Self::Job(it) = self else { return Ok(()) };
+        let may = match right {
+            // A repository's name and default branch are in every token.
+            _ if scope == "metadata" => true,
+            "read" => it.claims.may_read(scope),
+            _ => it.claims.may_write(scope),
+        };
+        match may {
+            true => Ok(()),
+            false => {
+                let why = if it.claims.untrusted { ", which a change from outside never gets" } else { "" };
+                let message = format!(
+                    "Resource not accessible by integration: this needs `{scope}: {right}` among the job's permissions{why}"
+                );
+                Err(problem(Kind::Denied, message))
+            }
+        }
+    }
+
+    /// Whom a run that the caller starts is noted under.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Job(it) if !it.claims.identity.actor.is_empty() => it.claims.identity.actor.clone(),
+            Self::Job(it) => it.claims.run.clone(),
+            Self::Admin => "naru".to_owned(),
+        }
+    }
+}
+
 impl Inner {
+    /// A job, or somebody with the push token.
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller> {
+        let token = token_of(headers).ok_or_else(no_token)?;
+        let digest = |it: &str| ring::digest::digest(&ring::digest::SHA256, it.as_bytes());
+        // Digests are compared, so that the time it takes tells nothing about the token.
+        if digest(&token).as_ref() == digest(&self.admin_token).as_ref() {
+            return Ok(Caller::Admin);
+        }
+        Ok(Caller::Job(Box::new(self.job_of(&token).await?)))
+    }
+
     /// The job that asks.
     pub async fn job(&self, headers: &HeaderMap) -> Result<Job> {
         self.job_of(&token_of(headers).ok_or_else(no_token)?).await

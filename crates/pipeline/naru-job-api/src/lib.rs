@@ -1,5 +1,6 @@
 //! The HTTP services that a job's steps talk to, as the official actions speak to them: artifacts, caches,
-//! and the links under which both are uploaded and downloaded; id-tokens; and the files of actions.
+//! and the links under which both are uploaded and downloaded; id-tokens; the files of actions; and a part
+//! of the REST interface.
 //!
 //! Who may do what is in the job's token ([`naru_token`]) and nowhere else: a job writes artifacts of its
 //! own run and caches of its own ref, and reads what its ref may read. A token whose job has ended opens
@@ -22,6 +23,7 @@ mod code;
 mod oidc;
 mod problem;
 mod records;
+mod rest;
 mod runs;
 mod twirp;
 mod upstream;
@@ -45,6 +47,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// Verifies the tokens of jobs, and signs links.
     pub key: TokenKey,
+    /// Whoever has it may do everything that a job may, in every repository.
+    pub admin_token: String,
     pub runs: Arc<dyn Runs>,
     pub code: Arc<dyn Code>,
     /// The owner of all repositories here, as clients of GitHub want one: `naru` of `naru/shop`.
@@ -69,6 +73,7 @@ pub struct Services {
 
 pub(crate) struct Inner {
     pub key: TokenKey,
+    pub admin_token: String,
     pub runs: Arc<dyn Runs>,
     pub code: Arc<dyn Code>,
     pub owner: String,
@@ -97,6 +102,7 @@ impl Services {
         blobs.remove_unknown(|id| known.contains(id));
         let inner = Inner {
             key: config.key,
+            admin_token: config.admin_token,
             runs: config.runs,
             code: config.code,
             owner: config.owner,
@@ -122,6 +128,7 @@ impl Services {
             .route("/_apis/artifactcache/caches/{id}", patch(cache_v1::upload).post(cache_v1::commit))
             .route("/_apis/actions/{owner}/{name}/{*ref}", get(actions::handle))
             .route("/_apis/oidc/token", get(oidc::token))
+            .route("/api/v3/{*path}", any(rest::handle))
             .route("/.well-known/openid-configuration", get(oidc::discovery))
             .route("/.well-known/jwks", get(oidc::keys))
             .with_state(self.inner.clone())

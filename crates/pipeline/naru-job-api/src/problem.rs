@@ -8,6 +8,8 @@ use serde_json::json;
 pub enum Kind {
     /// The request makes no sense.
     Invalid,
+    /// It makes sense, and cannot be done.
+    Unprocessable,
     /// No token, or none of ours.
     Unauthenticated,
     Denied,
@@ -48,6 +50,7 @@ impl Problem {
     pub fn status(&self) -> StatusCode {
         match self.kind {
             Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
             Kind::Denied => StatusCode::FORBIDDEN,
             Kind::NotFound => StatusCode::NOT_FOUND,
@@ -63,7 +66,7 @@ impl Problem {
     /// As Twirp 7 has it: a code of its list and a text.
     pub fn twirp(&self) -> Response {
         let code = match self.kind {
-            Kind::Invalid => "invalid_argument",
+            Kind::Invalid | Kind::Unprocessable => "invalid_argument",
             Kind::Unauthenticated => "unauthenticated",
             Kind::Denied => "permission_denied",
             Kind::NotFound => "not_found",
@@ -86,7 +89,7 @@ impl Problem {
     /// As Azure's blob storage has it.
     pub fn azure(&self) -> Response {
         let code = match self.kind {
-            Kind::Invalid => "InvalidInput",
+            Kind::Invalid | Kind::Unprocessable => "InvalidInput",
             Kind::Unauthenticated | Kind::Denied => "AuthenticationFailed",
             Kind::NotFound => "BlobNotFound",
             Kind::Exists => "BlobAlreadyExists",

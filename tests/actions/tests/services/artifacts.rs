@@ -60,6 +60,24 @@ fn artifacts_of_every_client_reach_the_run_s_other_jobs() {
     it.call(&sibling, &[CLIENTS[1], "download", "a.txt", &it.path("raw")]);
     assert_eq!(std::fs::read(it.path("raw/a.txt")).unwrap(), b"hello");
 
+    // From another run, with a token that may read `actions`: through the REST interface.
+    let run = naru_token::run_id(&it.claims.run_uid);
+    let find = |token: &JobClaims| {
+        json!({"token": it.mint(token), "workflowRunId": run, "repositoryOwner": "naru", "repositoryName": "page"})
+            .to_string()
+    };
+    for client in CLIENTS {
+        let listed = it.call(&it.claims, &[client, "list", &find(&it.claims)]);
+        assert_eq!(listed.as_array().unwrap().len(), 3, "{client}: {listed}");
+        let to = it.path(&format!("rest-{}", client.len()));
+        it.call(&it.claims, &[client, "download", "dist-1", &to, &find(&it.claims)]);
+        assert_eq!(std::fs::read(format!("{to}/a.txt")).unwrap(), b"hello");
+    }
+    let without = JobClaims { permissions: Default::default(), ..it.claims.clone() };
+    let refused = it.run(&it.claims, &[CLIENTS[1], "list", &find(&without)]);
+    assert!(text(&refused).contains("`actions: read`"), "{}", text(&refused));
+    it.call(&it.claims, &[CLIENTS[1], "delete", "dist-1", &find(&it.claims)]);
+
     let foreign = JobClaims { run_uid: "00000000-0000-0000-0000-000000000000".into(), ..it.claims.clone() };
     let refused = it.run(&foreign, &[CLIENTS[0], "list"]);
     assert!(text(&refused).contains("the run of this token is gone"), "{}", text(&refused));
