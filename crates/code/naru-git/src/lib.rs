@@ -10,6 +10,7 @@
 //! writes a `Run` for each entry that has none yet. It is called by the hook of a push and at every start.
 
 mod read;
+mod pulls;
 mod record;
 mod serve;
 

@@ -1,7 +1,7 @@
 //! From git's own log of a ref to `Run` objects. State-based: what counts is which updates have no run
 //! yet, not who noticed them.
 
-use crate::{directory, git, repositories};
+use crate::{directory, git, pulls, repositories};
 use naru_client::Client;
 use naru_objects::{ChangeId, RunSpec, dns_label, kinds, labels, timestamp};
 use serde_json::{Value, json};
@@ -194,29 +194,39 @@ async fn run_of(
     deploy: bool,
 ) -> Result<Value, RecordError> {
     let change = ChangeId::mint();
-    // A tag may name a tag object, whose commit is meant, or (rarely) something that is no commit at all.
-    let facts =
-        git_output(directory, &["log", "-1", "--format=%H%n%an%n%cI%n%s", &update.after], git_ref).await?;
-    let mut facts = facts.lines();
-    let sha = facts.next().unwrap_or(&update.after).to_owned();
-    let spec = RunSpec {
+    let facts = Facts::of(directory, &update.after, git_ref).await?;
+    let mut spec = RunSpec {
         repository: repository.to_owned(),
         git_ref: git_ref.to_owned(),
-        sha,
+        sha: facts.sha.clone(),
         before: update.before.clone(),
         change: change.to_string(),
         event: "push".into(),
-        author: facts.next().unwrap_or_default().to_owned(),
-        committed_at: facts
-            .next()
-            .and_then(|it| it.parse::<jiff::Timestamp>().ok())
-            .map(timestamp)
-            .unwrap_or_default(),
-        message: facts.next().unwrap_or_default().to_owned(),
+        author: facts.author.clone(),
+        committed_at: facts.committed_at.clone(),
+        message: facts.subject.clone(),
         pushed_at: pushed_at(update.seconds),
         deploy,
         ..RunSpec::default()
     };
+    let branches = branches(directory).await?;
+    if let Some((base, topic)) = pulls::asked(git_ref, &branches) {
+        let pull = pulls::update(directory, git_ref, &base, &topic, &facts.sha).await?;
+        // From where the two parted, as GitHub compares.
+        spec.changed = changed(directory, &format!("{}...{}", pull.base_sha, facts.sha)).await;
+        spec.payload = pull.payload(update.before == ZERO, &facts.sha, &facts.subject, &facts.author);
+        spec.event = "pull_request".into();
+        spec.git_ref = format!("refs/pull/{}/merge", pull.number);
+        spec.sha = pull.sha;
+        spec.base_ref = base;
+        spec.head_ref = topic;
+    } else {
+        let from = start_of(directory, git_ref, update).await;
+        if let Some(from) = &from {
+            spec.changed = changed(directory, &format!("{from}..{}", facts.sha)).await;
+        }
+        spec.payload = json!({"commits": commits(directory, from.as_deref(), &facts.sha).await?});
+    }
     Ok(json!({
         "apiVersion": kinds::RUN.api_version(), "kind": kinds::RUN.kind,
         "metadata": {
@@ -224,6 +234,80 @@ async fn run_of(
             "labels": {labels::CHANGE: change.as_str(), labels::APP: repository}},
         "spec": spec,
     }))
+}
+
+/// What a commit says about itself.
+struct Facts {
+    sha: String,
+    author: String,
+    committed_at: String,
+    subject: String,
+}
+
+impl Facts {
+    /// A tag may name a tag object, whose commit is meant, or (rarely) something that is no commit at all.
+    async fn of(directory: &Path, commit: &str, what: &str) -> Result<Self, RecordError> {
+        let text = git_output(directory, &["log", "-1", "--format=%H%n%an%n%cI%n%s", commit], what).await?;
+        let mut lines = text.lines();
+        Ok(Self {
+            sha: lines.next().unwrap_or(commit).to_owned(),
+            author: lines.next().unwrap_or_default().to_owned(),
+            committed_at: lines
+                .next()
+                .and_then(|it| it.parse::<jiff::Timestamp>().ok())
+                .map(timestamp)
+                .unwrap_or_default(),
+            subject: lines.next().unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+/// Files of one push that filters look at; of more it is not said which, and the filters let it pass.
+const CHANGED_MAX: usize = 3000;
+
+/// Commits that an event tells of, the latest: it is part of an object, which stays small. (GitHub's has at
+/// most 2048.)
+const COMMITS_MAX: &str = "-50";
+
+/// The commit that a push is compared with: what the ref named before, or, of a new ref, what its first
+/// commit of its own stands on. `None` if there is no such commit.
+async fn start_of(directory: &Path, git_ref: &str, update: &Update) -> Option<String> {
+    if update.before != ZERO {
+        let exists = ["cat-file", "-e", &update.before];
+        return git_output(directory, &exists, git_ref).await.is_ok().then(|| update.before.clone());
+    }
+    let exclude = format!("--exclude={git_ref}");
+    let own = ["rev-list", "--reverse", &update.after, "--not", &exclude, "--exclude=refs/pull/*", "--all"];
+    let own = git_output(directory, &own, git_ref).await.ok()?;
+    let first = own.lines().next()?;
+    let parent = format!("{first}^");
+    let parent = git_output(directory, &["rev-parse", "--verify", "--quiet", &parent], git_ref).await;
+    Some(parent.ok()?.trim().to_owned())
+}
+
+/// The files that differ in a range of commits.
+async fn changed(directory: &Path, range: &str) -> Option<Vec<String>> {
+    let text = git_output(directory, &["diff", "--name-only", "-z", "-M", range], range).await.ok()?;
+    let files: Vec<String> = text.split('\0').filter(|it| !it.is_empty()).map(str::to_owned).collect();
+    (files.len() <= CHANGED_MAX).then_some(files)
+}
+
+/// The commits of a push, the oldest first, in the shape of GitHub's event.
+async fn commits(directory: &Path, from: Option<&str>, to: &str) -> Result<Value, RecordError> {
+    let range = from.map_or(to.to_owned(), |it| format!("{it}..{to}"));
+    let format = "--format=%H%x1f%an%x1f%ae%x1f%cI%x1f%B%x1e";
+    let count = if from.is_some() { COMMITS_MAX } else { "-1" };
+    let text = git_output(directory, &["log", "--reverse", count, format, &range], &range).await?;
+    let commit = |it: &str| {
+        let mut parts = it.trim_start_matches('\n').splitn(5, '\x1f').map(str::to_owned);
+        let (id, name, email) = (parts.next()?, parts.next()?, parts.next()?);
+        let (time, message) = (parts.next()?, parts.next()?);
+        let author = json!({"name": name, "email": email, "username": name});
+        Some(
+            json!({"id": id, "message": message.trim_end(), "timestamp": time, "author": author, "distinct": true}),
+        )
+    };
+    Ok(text.split('\x1e').filter_map(commit).collect())
 }
 
 /// Git's log knows whole seconds; a push that is recorded at once gets the finer clock.
@@ -239,23 +323,39 @@ fn pushed_at(seconds: i64) -> String {
 async fn default_branch(directory: &Path) -> Result<String, RecordError> {
     let head = git_output(directory, &["symbolic-ref", "--short", "HEAD"], "HEAD").await?;
     let head = head.trim().to_owned();
-    let branches =
-        git_output(directory, &["for-each-ref", "--format=%(refname:short)", "refs/heads"], "branches")
-            .await?;
-    let branches: Vec<&str> = branches.lines().collect();
-    match branches.as_slice() {
+    match branches(directory).await?.as_slice() {
         [only] if *only != head => {
             git_output(directory, &["symbolic-ref", "HEAD", &format!("refs/heads/{only}")], "HEAD").await?;
-            Ok((*only).to_owned())
+            Ok(only.clone())
         }
         _ => Ok(head),
     }
 }
 
-async fn git_output(directory: &Path, args: &[&str], what: &str) -> Result<String, RecordError> {
+async fn branches(directory: &Path) -> Result<Vec<String>, RecordError> {
+    let args = ["for-each-ref", "--format=%(refname:short)", "refs/heads"];
+    Ok(git_output(directory, &args, "branches").await?.lines().map(str::to_owned).collect())
+}
+
+pub(crate) async fn git_output(directory: &Path, args: &[&str], what: &str) -> Result<String, RecordError> {
+    git_output_with(directory, args, &[], what).await
+}
+
+pub(crate) async fn git_output_with(
+    directory: &Path,
+    args: &[&str],
+    env: &[(&str, &str)],
+    what: &str,
+) -> Result<String, RecordError> {
     let fail = |message: String| RecordError::Git { what: what.to_owned(), message };
-    let output =
-        git().arg("-C").arg(directory).args(args).output().await.map_err(|it| fail(it.to_string()))?;
+    let output = git()
+        .arg("-C")
+        .arg(directory)
+        .args(args)
+        .envs(env.iter().copied())
+        .output()
+        .await
+        .map_err(|it| fail(it.to_string()))?;
     if !output.status.success() {
         return Err(fail(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
@@ -273,7 +373,11 @@ fn refs_with_log(directory: &Path) -> Vec<String> {
             if path.is_dir() {
                 open.push(path);
             } else if let Ok(name) = path.strip_prefix(&root) {
-                found.push(name.to_string_lossy().into_owned());
+                let name = name.to_string_lossy().into_owned();
+                // Those are made by us, of what was pushed.
+                if !name.starts_with("refs/pull/") {
+                    found.push(name);
+                }
             }
         }
     }
@@ -281,7 +385,7 @@ fn refs_with_log(directory: &Path) -> Vec<String> {
     found
 }
 
-fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
+pub(crate) fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write;
     let temporary = path.with_extension("new");
     let mut file = std::fs::File::create(&temporary)?;

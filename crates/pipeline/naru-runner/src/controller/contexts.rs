@@ -81,6 +81,9 @@ fn payload(run: &Run, place: &Place<'_>) -> Value {
         payload["pusher"] = json!({"name": spec.author});
         payload["head_commit"] = head.clone();
         payload["commits"] = json!([head]);
+        payload["base_ref"] = Value::Null;
+        payload["compare"] =
+            json!(format!("{}/{full_name}/compare/{}...{}", place.server_url, spec.before, spec.sha));
     }
     if !spec.inputs.is_empty() {
         payload["inputs"] = json!(spec.inputs);
@@ -90,6 +93,10 @@ fn payload(run: &Run, place: &Place<'_>) -> Value {
     }
     if !spec.schedule.is_empty() {
         payload["schedule"] = json!(spec.schedule);
+    }
+    if spec.payload["pull_request"].is_object() {
+        let repository = payload["repository"].clone();
+        payload["pull_request"] = json!({"head": {"repo": repository}, "base": {"repo": repository}});
     }
     merge(&mut payload, &spec.payload);
     payload

@@ -1,0 +1,120 @@
+//! Pull requests on our own server: whoever pushes to `refs/for/<branch>/<topic>` asks for the topic to go
+//! into the branch, as with Gerrit and Gitea's AGit flow. Each such ref has a number; its head and what a
+//! merge would come to are the refs that GitHub has: `refs/pull/<number>/head` and `/merge`.
+
+use crate::record::{RecordError, git_output, write_durably};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// A pull request as it stands after a push.
+pub struct Pull {
+    pub number: usize,
+    /// Where it wants to go, and what it is called.
+    pub base: String,
+    pub topic: String,
+    pub base_sha: String,
+    /// What the merge comes to; the head itself if the two do not fit together.
+    pub sha: String,
+    pub fits: bool,
+}
+
+impl Pull {
+    /// The event's own words, in GitHub's shape.
+    pub fn payload(&self, is_first: bool, head: &str, title: &str, author: &str) -> Value {
+        json!({
+            "action": if is_first { "opened" } else { "synchronize" }, "number": self.number,
+            "pull_request": {
+                "number": self.number, "title": title, "state": "open", "draft": false, "merged": false,
+                "mergeable": self.fits, "user": {"login": author}, "body": null, "labels": [],
+                "head": {"ref": self.topic, "sha": head},
+                "base": {"ref": self.base, "sha": self.base_sha},
+                "merge_commit_sha": self.fits.then_some(&self.sha)},
+        })
+    }
+}
+
+/// Branch and topic of `refs/for/<branch>/<topic>`. Branches have slashes, too: the longest that exists is
+/// meant.
+pub fn asked(git_ref: &str, branches: &[String]) -> Option<(String, String)> {
+    let rest = git_ref.strip_prefix("refs/for/")?;
+    branches
+        .iter()
+        .filter_map(|it| Some((it, rest.strip_prefix(it.as_str())?.strip_prefix('/')?)))
+        .max_by_key(|(branch, _)| branch.len())
+        .map(|(branch, topic)| (branch.clone(), topic.to_owned()))
+}
+
+/// Brings the pull request's own refs to its head. Called under the repository's lock; doing it again changes
+/// nothing.
+pub async fn update(
+    directory: &Path,
+    git_ref: &str,
+    base: &str,
+    topic: &str,
+    head: &str,
+) -> Result<Pull, RecordError> {
+    let number = number_of(directory, git_ref)?;
+    let base_sha = git_output(directory, &["rev-parse", &format!("refs/heads/{base}")], base).await?;
+    let base_sha = base_sha.trim().to_owned();
+    let what = format!("refs/pull/{number}");
+    let merged = git_output(directory, &["merge-tree", "--write-tree", &base_sha, head], &what).await;
+    let (sha, fits) = match merged {
+        Ok(text) => {
+            let tree = text.lines().next().unwrap_or_default().to_owned();
+            let date = git_output(directory, &["log", "-1", "--format=%ct", head], &what).await?;
+            let date = format!("{} +0000", date.trim());
+            // The same head and base make the same commit.
+            let identity = [
+                ("GIT_AUTHOR_NAME", "naru"),
+                ("GIT_AUTHOR_EMAIL", "naru@localhost"),
+                ("GIT_COMMITTER_NAME", "naru"),
+                ("GIT_COMMITTER_EMAIL", "naru@localhost"),
+                ("GIT_AUTHOR_DATE", &date),
+                ("GIT_COMMITTER_DATE", &date),
+            ];
+            let message = format!("Merge {head} into {base_sha}");
+            let args = ["commit-tree", &tree, "-p", &base_sha, "-p", head, "-m", &message];
+            let commit = crate::record::git_output_with(directory, &args, &identity, &what).await?;
+            (commit.trim().to_owned(), true)
+        }
+        // Conflicts, or histories that have nothing to do with each other.
+        Err(_) => (head.to_owned(), false),
+    };
+    for (end, commit) in [("head", head), ("merge", sha.as_str())] {
+        git_output(directory, &["update-ref", &format!("{what}/{end}"), commit], &what).await?;
+    }
+    Ok(Pull { number, base: base.to_owned(), topic: topic.to_owned(), base_sha, sha, fits })
+}
+
+/// The number of a pull request: its line in a file that only grows.
+fn number_of(directory: &Path, git_ref: &str) -> Result<usize, RecordError> {
+    let path = directory.join("naru-pulls");
+    let io = |source| RecordError::Io { path: path.clone(), source };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(io(error)),
+    };
+    if let Some(at) = text.lines().position(|it| it == git_ref) {
+        return Ok(at + 1);
+    }
+    write_durably(&path, &format!("{text}{git_ref}\n")).map_err(io)?;
+    Ok(text.lines().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_branch_is_meant_and_the_rest_is_the_topic() {
+        let branches = ["main", "release", "release/1"].map(str::to_owned);
+        let of = |it: &str| asked(it, &branches);
+        assert_eq!(of("refs/for/main/fix/this"), Some(("main".into(), "fix/this".into())));
+        assert_eq!(of("refs/for/release/1/fix"), Some(("release/1".into(), "fix".into())));
+        assert_eq!(
+            (of("refs/for/other/fix"), of("refs/for/main"), of("refs/heads/main")),
+            (None, None, None)
+        );
+    }
+}
