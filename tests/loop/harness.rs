@@ -354,6 +354,14 @@ impl Repository {
         it
     }
 
+    /// A repository with nothing in it yet, and the daemon as its remote `naru`.
+    pub fn empty(daemon: &Daemon, name: &str) -> Self {
+        let it = Self { dir: tempfile::Builder::new().prefix("naru-repo-").tempdir().unwrap() };
+        it.git(&["init", "--quiet", "--initial-branch=main"]);
+        it.git(&["remote", "add", "naru", &daemon.git_url(name, &daemon.push_token())]);
+        it
+    }
+
     pub fn write(&self, path: &str, content: &str) {
         let path = self.dir.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

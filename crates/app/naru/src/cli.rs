@@ -96,11 +96,7 @@ pub enum Command {
         command: commands::ci::CiCommand,
     },
     /// Secrets of a repository's pipeline: `naru secret shop NAME < value`.
-    Secret {
-        repository: String,
-        /// The name that `${{ secrets.NAME }}` uses. The value is read from standard input.
-        name: String,
-    },
+    Secret(commands::secret::SecretArgs),
     /// Check files before they run: workflows and naru.yaml, or a repository's directory. Exit code 1 if one cannot be honoured.
     Check {
         #[arg(required = true)]
@@ -297,7 +293,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             }
             Command::Ci { command } => commands::ci::run(&global, &command).await,
             Command::Top => commands::top::run(&global).await,
-            Command::Secret { repository, name } => commands::secret::run(&global, &repository, &name).await,
+            Command::Secret(args) => commands::secret::run(&global, &args).await,
             Command::Kubeconfig { path } => commands::connect::kubeconfig(&global, path),
             Command::DockerSocket { path } => commands::connect::docker_socket(&global, path),
             Command::Token => commands::connect::token(&global),

@@ -257,7 +257,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
             source: source.clone(),
             pod_git_url: format!("http://{for_pods}/git"),
             pod_http: for_pods,
-            owner: "naru".into(),
+            owner: owner(args)?.to_owned(),
             job_tokens,
             run_token: Arc::new(move |it| tokens.for_reading(it)),
             runners: runners(args)?,

@@ -9,8 +9,8 @@
 //! Nothing is lost between a push and its run: git keeps a log of every update of a ref, and [`record`]
 //! writes a `Run` for each entry that has none yet. It is called by the hook of a push and at every start.
 
-mod read;
 mod pulls;
+mod read;
 mod record;
 mod serve;
 

@@ -59,7 +59,10 @@ pub async fn run(client: Client, config: Config) {
                 }
                 continue;
             }
-            if matches!(run.status.phase, RunPhase::Failed | RunPhase::Refused | RunPhase::Cancelled | RunPhase::Interrupted) {
+            if matches!(
+                run.status.phase,
+                RunPhase::Failed | RunPhase::Refused | RunPhase::Cancelled | RunPhase::Interrupted
+            ) {
                 controller.apps.remove(&run.metadata.uid);
                 continue;
             }

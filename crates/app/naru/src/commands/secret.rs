@@ -9,7 +9,21 @@ use serde_json::json;
 use std::io::Read;
 use std::process::ExitCode;
 
-pub async fn run(global: &Global, repository: &str, name: &str) -> Result<ExitCode> {
+#[derive(clap::Args, Clone)]
+pub struct SecretArgs {
+    repository: String,
+    /// The name that `${{ secrets.NAME }}` uses. The value is read from standard input.
+    name: String,
+    /// Only for jobs that deploy to this environment.
+    #[arg(long = "env", value_name = "ENVIRONMENT", default_value = "")]
+    environment: String,
+    /// A variable, which `${{ vars.NAME }}` shows to everybody, instead of a secret.
+    #[arg(long)]
+    variable: bool,
+}
+
+pub async fn run(global: &Global, args: &SecretArgs) -> Result<ExitCode> {
+    let name = &args.name;
     let valid = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !valid {
@@ -20,17 +34,23 @@ pub async fn run(global: &Global, repository: &str, name: &str) -> Result<ExitCo
     // The line break that `echo` and an editor add is not part of the secret.
     let value = value.strip_suffix('\n').unwrap_or(&value);
     let client = connection::client(global).await?;
-    let object_name = naru_runner::controller::secret_name(repository, "");
-    let data = json!({"data": {name: base64::engine::general_purpose::STANDARD.encode(value)}});
-    if client.get(&kinds::SECRET, NAMESPACE, &object_name).await?.is_some() {
-        client.patch_merge(&kinds::SECRET, NAMESPACE, &object_name, &data).await?;
+    let object_name = naru_runner::controller::secret_name(&args.repository, &args.environment);
+    let (kind, data) = match args.variable {
+        true => (kinds::CONFIG_MAP, json!({name: value})),
+        false => (kinds::SECRET, json!({name: base64::engine::general_purpose::STANDARD.encode(value)})),
+    };
+    if client.get(&kind, NAMESPACE, &object_name).await?.is_some() {
+        client.patch_merge(&kind, NAMESPACE, &object_name, &json!({"data": data})).await?;
     } else {
         let mut object = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-            "metadata": {"name": object_name, "namespace": NAMESPACE}});
-        object["data"] = data["data"].clone();
-        client.create(&kinds::SECRET, &object).await?;
+            "apiVersion": "v1", "kind": kind.kind,
+            "metadata": {"name": object_name, "namespace": NAMESPACE}, "data": data});
+        if !args.variable {
+            object["type"] = json!("Opaque");
+        }
+        client.create(&kind, &object).await?;
     }
-    println!("{name} is kept in the secret {object_name}");
+    let what = if args.variable { "configmap" } else { "secret" };
+    println!("{name} is kept in the {what} {object_name}");
     Ok(ExitCode::SUCCESS)
 }

@@ -32,10 +32,6 @@ const CHECKOUT_ATTEMPTS_MAX: u32 = 5;
 /// A job's token outlives its time limit by this: it starts a little late, and packaged steps tidy up.
 const TOKEN_MINUTES_MORE: u64 = 15;
 
-fn owned((name, value): (&str, &str)) -> (String, String) {
-    (name.to_owned(), value.to_owned())
-}
-
 pub struct Driver {
     shared: Arc<Shared>,
     pub config: Config,
@@ -625,15 +621,19 @@ impl Driver {
                 vars.extend(more);
             }
         }
+        let token = self.config.job_tokens.mint(&self.claims(&self.plans[at], &job, &key, &environment));
         let secrets = match self.secrets(at, &job, &environment, &contexts).await? {
-            Ok(secrets) => secrets,
+            Ok(mut secrets) => {
+                secrets.insert("GITHUB_TOKEN".into(), json!(token));
+                Value::Object(secrets)
+            }
             Err(error) => {
                 self.close(at, index, JobPhase::Failed, &format!("its secrets: {error}"));
                 return Ok(Acted::Moved);
             }
         };
         contexts.insert("secrets".into(), secrets);
-        let made = self.make_pod(at, &job, &key, &environment, contexts);
+        let made = self.make_pod(at, &job, &key, token, contexts);
         let (pod_name, secret, pod_object) = match made {
             Ok(it) => it,
             Err(why) => {
@@ -687,7 +687,7 @@ impl Driver {
         job: &Job,
         environment: &str,
         contexts: &Map<String, Value>,
-    ) -> Result<Result<Value, EvaluateError>, naru_client::Error> {
+    ) -> Result<Result<Map<String, Value>, EvaluateError>, naru_client::Error> {
         let repository = &self.run.spec.repository;
         let namespace = &self.config.namespace;
         let mut secrets = Map::new();
@@ -710,8 +710,7 @@ impl Driver {
                     .extend(environments::secrets(&self.client, namespace, repository, environment).await?);
             }
         }
-        secrets.insert("GITHUB_TOKEN".into(), json!((self.config.run_token)(repository)));
-        Ok(Ok(Value::Object(secrets)))
+        Ok(Ok(secrets))
     }
 
     /// The name of the job's pod, the Secret with its file, and the pod; or why there can be none.
@@ -720,7 +719,7 @@ impl Driver {
         at: usize,
         job: &Job,
         key: &str,
-        environment: &str,
+        token: String,
         contexts: Map<String, Value>,
     ) -> Result<(String, Value, Value), String> {
         let planned = &self.plans[at];
@@ -749,6 +748,10 @@ impl Driver {
                 labels::JOB: dns_label(key, 63), labels::SLICE: "pipelines"},
             "ownerReferences": [naru_objects::owner_reference(&self.object)],
         });
+        let refused = |it: pod::Refused| format!("{}:{}: {}", planned.plan.file, it.line, it.message);
+        let (forwards, described) = pod::reached(&services, container.is_some()).map_err(refused)?;
+        let mut contexts = contexts;
+        contexts.insert("job".into(), described);
         let file = JobFile {
             dialect: planned.dialect.name.into(),
             nonce: self.nonce(&pod),
@@ -759,7 +762,8 @@ impl Driver {
             sha: spec.sha.clone(),
             git_ref: spec.git_ref.clone(),
             workspace: PathBuf::from(format!("/workspace/{}", spec.repository)),
-            services: self.services(planned, job, key, environment),
+            services: self.services(job, token),
+            forwards,
             actions_dirs: Vec::new(),
         };
         let object = pod::job_pod(&JobPod {
@@ -772,7 +776,7 @@ impl Driver {
             server: self.config.pod_http.ip(),
             cancel_timeout_minutes: job.cancel_timeout_minutes,
         })
-        .map_err(|it| format!("{}:{}: {}", planned.plan.file, it.line, it.message))?;
+        .map_err(refused)?;
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "naru.dev/job",
             "stringData": {"job.json": serde_json::to_string(&file).expect("a job file always serialises")},
@@ -781,17 +785,9 @@ impl Driver {
     }
 
     /// What packaged steps find the daemon's services by, in the words of GitHub's runner.
-    fn services(
-        &self,
-        planned: &Planned,
-        job: &Job,
-        key: &str,
-        environment: &str,
-    ) -> BTreeMap<String, String> {
-        let claims = self.claims(planned, job, key, environment);
+    fn services(&self, job: &Job, token: String) -> BTreeMap<String, String> {
         let server = self.contexts.event["server_url"].as_str().unwrap_or_default().to_owned();
-        let may_identify = claims.may_write("id-token");
-        let token = self.config.job_tokens.mint(&claims);
+        let may_identify = self.permissions(job).get("id-token").is_some_and(|it| it == "write");
         let mut services = vec![
             ("ACTIONS_RUNTIME_TOKEN", token.clone()),
             ("ACTIONS_RUNTIME_URL", format!("{server}/")),
@@ -807,16 +803,24 @@ impl Driver {
         services.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
+    /// What the job's token may do. A change from outside reads.
+    fn permissions(&self, job: &Job) -> BTreeMap<String, String> {
+        let default = || {
+            let scopes = ["contents", "packages", "metadata"];
+            scopes.iter().map(|it| ((*it).to_owned(), "read".to_owned())).collect()
+        };
+        let mut permissions = job.permissions.clone().unwrap_or_else(default);
+        if self.run.spec.untrusted {
+            permissions.retain(|name, _| name != "id-token");
+            permissions.values_mut().filter(|it| *it == "write").for_each(|it| *it = "read".into());
+        }
+        permissions
+    }
+
     /// Who the job is and what it may do.
     fn claims(&self, planned: &Planned, job: &Job, key: &str, environment: &str) -> JobClaims {
         let spec = &self.run.spec;
         let github = |name: &str| self.contexts.event[name].as_str().unwrap_or_default().to_owned();
-        let default = || [("contents", "read"), ("packages", "read"), ("metadata", "read")].map(owned).into();
-        let mut permissions = job.permissions.clone().unwrap_or_else(default);
-        if spec.untrusted {
-            permissions.retain(|name, _| name != "id-token");
-            permissions.values_mut().filter(|it| *it == "write").for_each(|it| *it = "read".into());
-        }
         let branch = |name: &str| if name.is_empty() { String::new() } else { format!("refs/heads/{name}") };
         let repository = github("repository");
         let called = job.scope_uses(&planned.plan.jobs).unwrap_or_default();
@@ -827,7 +831,7 @@ impl Driver {
             run: self.run.metadata.name.clone(),
             run_uid: self.run.metadata.uid.clone(),
             job: key.to_owned(),
-            permissions,
+            permissions: self.permissions(job),
             untrusted: spec.untrusted,
             git_ref: spec.git_ref.clone(),
             base_ref: branch(&spec.base_ref),

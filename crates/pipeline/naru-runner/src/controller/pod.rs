@@ -238,6 +238,35 @@ pub fn port_of(container: &Container, text: &str) -> Result<Port, Refused> {
     Ok(Port { host: if host == 0 { inside } else { host }, container: inside, protocol: protocol.into() })
 }
 
+/// What the steps find of the services under other ports, as pairs of theirs and the service's; and the `job`
+/// context, which says where each service is.
+pub fn reached(
+    services: &[(String, Container)],
+    in_container: bool,
+) -> Result<(Vec<(u16, u16)>, Value), Refused> {
+    let mut forwards = Vec::new();
+    let mut described = serde_json::Map::new();
+    for (name, service) in services {
+        let mut ports = serde_json::Map::new();
+        for text in &service.ports {
+            let port = port_of(service, text)?;
+            // Steps in a container reach a service by its name and its own ports.
+            let host = if in_container { port.container } else { port.host };
+            if host != port.container {
+                if port.protocol != "tcp" {
+                    let message = format!("`{text}`: only TCP can be reached under another port");
+                    return Err(Refused { line: service.line, message });
+                }
+                forwards.push((host, port.container));
+            }
+            ports.insert(port.container.to_string(), json!(host.to_string()));
+        }
+        described.insert(name.clone(), json!({"id": name, "ports": ports, "network": "pod"}));
+    }
+    let container = if in_container { json!({"id": JOB_CONTAINER, "network": "pod"}) } else { json!({}) };
+    Ok((forwards, json!({"services": described, "container": container})))
+}
+
 /// What of `docker create`'s options a container of a workflow may have.
 #[derive(Debug, Default, PartialEq)]
 struct Options {

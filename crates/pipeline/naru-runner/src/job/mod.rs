@@ -10,6 +10,7 @@ mod checkout;
 mod commands;
 mod environment;
 mod fetch;
+mod forward;
 mod hash;
 mod lines;
 mod log;
@@ -60,6 +61,8 @@ pub struct JobFile {
     /// Addresses and tokens of the services that packaged steps talk to (`ACTIONS_RUNTIME_TOKEN`, ...): part
     /// of their environment. Scripts see those of them that prove who the job is.
     pub services: BTreeMap<String, String>,
+    /// Ports of services that steps look for under another number: theirs, and that of the service.
+    pub forwards: Vec<(u16, u16)>,
     /// Directories with packaged steps, `<owner>/<repository>` or `<owner>/<repository>@<ref>`, asked before
     /// the server.
     pub actions_dirs: Vec<PathBuf>,
@@ -179,6 +182,12 @@ impl JobRun<'_> {
             // Not even what runs always: there is nothing to clean up yet.
             for (index, step) in steps.drain(..).enumerate() {
                 self.end_event(index, &step.name, &SKIPPED);
+            }
+        }
+        for (from, to) in self.file.forwards.clone() {
+            if let Err(error) = forward::start(from, to).await {
+                self.log.say(&format!("error: the port {from} of a service cannot be listened on: {error}"));
+                self.levels[0].failed = true;
             }
         }
         self.pre_steps(&steps).await;
