@@ -10,10 +10,11 @@ mod caches;
 mod identity;
 
 use naru_actions_tests::harness::{Daemon, Repository, text};
+use naru_actions_tests::{node, packages};
 use naru_token::{JobClaims, TokenKey};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 /// The job stays for as long as the test needs it.
@@ -136,14 +137,4 @@ fn running(daemon: &Daemon, run: &str) -> JobClaims {
             ..JobClaims::default()
         })
     })
-}
-
-fn packages() -> PathBuf {
-    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/actions").canonicalize();
-    packages.expect("run scripts/setup.sh first")
-}
-
-fn node() -> PathBuf {
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin/node");
-    if ours.exists() { ours } else { "node".into() }
 }

@@ -4,9 +4,10 @@
 
 use super::events::{Callable, Input, InputKind, typed};
 use super::expression::Evaluation;
+use super::late::{Late, decode, encode};
 use super::place;
 use super::reader::Reader;
-use super::settle::{Late, decode, encode, settle, value};
+use super::settle::{settle, value};
 use crate::Survey;
 use naru_plan::{Call, Job};
 use naru_text::yaml::{self, Node};

@@ -3,9 +3,10 @@
 //! it asks for is known, or when the jobs that it needs have ended.
 
 use super::call;
+use super::late::Late;
 use super::place::{self, Allowed};
 use super::reader::{Key, Reader, has_expression, key, refused};
-use super::settle::{self, Late};
+use super::settle;
 use super::step::{Defaults, check_id, has_steps};
 use naru_plan::Job;
 use naru_text::yaml::Node;

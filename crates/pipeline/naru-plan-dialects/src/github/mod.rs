@@ -8,10 +8,12 @@
 
 mod action;
 mod call;
+mod container;
 mod cron;
 mod events;
 pub mod expression;
 mod job;
+mod late;
 mod matrix;
 mod pattern;
 mod place;

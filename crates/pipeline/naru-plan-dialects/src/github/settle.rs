@@ -3,11 +3,13 @@
 //! else once the jobs that it needs have ended: until then the values stand in [`Late`], as in the file.
 
 use super::call;
-use super::expression::{self, Evaluation, Node as Tree, Part, Val};
+use super::container::{CONTAINER_KEYS, SERVICE_KEYS, container, services};
+use super::expression::{Evaluation, Val};
+use super::late::Late;
 use super::matrix::{self, COMBINATIONS_MAX, Combination};
 use super::reader::{has_expression, scalar_text};
 use super::step;
-use naru_plan::{Action, Concurrency, Container, Environment, EvaluateError, Job};
+use naru_plan::{Action, Concurrency, Environment, EvaluateError, Job};
 use naru_text::yaml::{Data, Node, Style};
 use naru_text::{Finding, Place};
 use serde_json::{Map, Value, json};
@@ -17,153 +19,6 @@ pub const SHELL: &str = "defaults.run.shell";
 
 /// Labels that say what every machine here is; beside another one they decide nothing.
 const GENERAL_LABELS: &[&str] = &["self-hosted", "linux", "x64", "arm64"];
-
-/// The values of a job's keys as they stand in the file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Late {
-    pub place: Place,
-    /// The labels that `runs-on` may name here.
-    pub labels: Vec<String>,
-    pub nodes: Vec<(String, Node)>,
-    /// What stands before the job's name: the names of the jobs that called it in.
-    pub prefix: String,
-}
-
-impl Late {
-    pub fn node(&self, key: &str) -> Option<&Node> {
-        self.nodes.iter().find(|(it, _)| it == key).map(|(_, it)| it)
-    }
-
-    /// Whether every context that the values ask for is known. The variables of containers and their credentials
-    /// are not computed here.
-    pub fn is_ready(&self, known: &Map<String, Value>) -> bool {
-        let is_known = |name: &str| matches!(name, "matrix" | "strategy") || known.contains_key(name);
-        let mut ready = true;
-        for (key, node) in &self.nodes {
-            let container = |it: &Node| {
-                it.entries()
-                    .iter()
-                    .filter(|(key, _)| !matches!(key.as_str(), Some("env" | "credentials")))
-                    .all(|(_, it)| asks_only(it, &is_known))
-                    && (!it.entries().is_empty() || asks_only(it, &is_known))
-            };
-            ready &= match key.as_str() {
-                "container" => container(node),
-                "services" if !node.entries().is_empty() => {
-                    node.entries().iter().all(|(_, it)| container(it))
-                }
-                "environment" => match node.get("name") {
-                    Some(name) => asks_only(name, &is_known),
-                    None => asks_only(node, &is_known),
-                },
-                _ => asks_only(node, &is_known),
-            };
-        }
-        ready
-    }
-
-    /// What is wrong with the values that hold no expression.
-    pub fn check_static(&self, findings: &mut Vec<Finding>) {
-        if let Some(node) = self.node("runs-on").filter(|it| !has_expression(it)) {
-            let labels = plain(node).and_then(|it| labels_of(&it));
-            if let Ok((labels, _)) = labels
-                && let Err(finding) = check_labels(&labels, &self.labels, node.place)
-            {
-                findings.push(finding);
-            }
-        }
-        if let Some(matrix) = self.node("strategy").and_then(|it| it.get("matrix")) {
-            for (key, value) in matrix.entries() {
-                if !has_expression(value) && !matches!(value.data, Data::Sequence(_)) {
-                    let name = key.as_str().unwrap_or_default();
-                    findings.push(axis_is_no_list(name, value.place));
-                }
-            }
-        }
-    }
-
-    pub fn survey(&self, survey: &mut crate::Survey) {
-        if let Some(node) = self.node("runs-on").filter(|it| !has_expression(it))
-            && let Ok((labels, _)) = plain(node).and_then(|it| labels_of(&it))
-        {
-            survey.labels.extend(labels);
-        }
-    }
-
-    pub fn to_json(&self) -> Value {
-        let nodes: Vec<Value> = self.nodes.iter().map(|(key, node)| json!([key, encode(node)])).collect();
-        json!({
-            "at": [self.place.line, self.place.column], "labels": self.labels, "nodes": nodes,
-            "prefix": self.prefix,
-        })
-    }
-
-    pub fn of_json(value: &Value) -> Option<Self> {
-        let texts = |it: &Value| -> Option<Vec<String>> {
-            it.as_array()?.iter().map(|it| it.as_str().map(str::to_owned)).collect()
-        };
-        let mut nodes = Vec::new();
-        for pair in value["nodes"].as_array()? {
-            nodes.push((pair[0].as_str()?.to_owned(), decode(&pair[1])?));
-        }
-        Some(Self {
-            place: place_of(&value["at"]),
-            labels: texts(&value["labels"])?,
-            nodes,
-            prefix: value["prefix"].as_str()?.to_owned(),
-        })
-    }
-}
-
-/// A node as JSON that keeps the order of keys, the style of scalars and the places.
-pub fn encode(node: &Node) -> Value {
-    let at = json!([node.place.line, node.place.column]);
-    match &node.data {
-        Data::Scalar { text, style: Style::Plain } => json!({"at": at, "plain": text}),
-        Data::Scalar { text, style: Style::Text } => json!({"at": at, "text": text}),
-        Data::Sequence(items) => json!({"at": at, "list": items.iter().map(encode).collect::<Vec<_>>()}),
-        Data::Mapping(entries) => {
-            let entries: Vec<Value> =
-                entries.iter().map(|(key, it)| json!([encode(key), encode(it)])).collect();
-            json!({"at": at, "map": entries})
-        }
-    }
-}
-
-pub fn decode(value: &Value) -> Option<Node> {
-    let data = if let Some(text) = value["plain"].as_str() {
-        Data::Scalar { text: text.to_owned(), style: Style::Plain }
-    } else if let Some(text) = value["text"].as_str() {
-        Data::Scalar { text: text.to_owned(), style: Style::Text }
-    } else if let Some(items) = value["list"].as_array() {
-        Data::Sequence(items.iter().map(decode).collect::<Option<_>>()?)
-    } else {
-        let entries = value["map"].as_array()?.iter().map(|it| Some((decode(&it[0])?, decode(&it[1])?)));
-        Data::Mapping(entries.collect::<Option<_>>()?)
-    };
-    Some(Node { place: place_of(&value["at"]), data })
-}
-
-fn place_of(value: &Value) -> Place {
-    let number = |at: usize| value[at].as_u64().unwrap_or(0) as u32;
-    Place::new(number(0), number(1))
-}
-
-/// Whether the expressions of a node ask for known contexts only. What cannot be read has been told elsewhere.
-fn asks_only(node: &Node, is_known: &impl Fn(&str) -> bool) -> bool {
-    match &node.data {
-        Data::Scalar { text, .. } => expression::parts(text).unwrap_or_default().iter().all(|part| {
-            let Part::Expression { expr, .. } = part else { return true };
-            let mut known = true;
-            expr.walk(&mut |it| known &= !matches!(&it.node, Tree::Context(name) if !is_known(name)));
-            known
-        }),
-        Data::Sequence(items) => items.iter().all(|it| asks_only(it, is_known)),
-        Data::Mapping(entries) => {
-            entries.iter().all(|(key, it)| asks_only(key, is_known) && asks_only(it, is_known))
-        }
-    }
-}
 
 /// [`naru_plan::Evaluator::expand`].
 pub fn expand(job: &Job, contexts: &Value) -> Result<Vec<Job>, EvaluateError> {
@@ -254,59 +109,107 @@ fn one(
         }
     };
     job.name.insert_str(0, &late.prefix);
-    if let Some(node) = late.node("runs-on") {
-        let (labels, group) = labels_of(&value(node, evaluation)?).map_err(|it| at(node, it))?;
-        if let Some(group) = group {
-            let message =
-                format!("there are no groups of runners here: `{group}` is not looked at, labels are");
-            let finding = Finding::warning(node.place, message);
-            if !warnings.contains(&finding) {
-                warnings.push(finding);
-            }
-        }
-        check_labels(&labels, &late.labels, node.place)?;
-        job.runs_on = labels;
-    }
-    if let Some(node) = late.node("timeout-minutes") {
-        job.timeout_minutes = minutes(node, evaluation)?;
-    }
-    if let Some(node) = late.node("cancel-timeout-minutes") {
-        job.cancel_timeout_minutes = minutes(node, evaluation)?;
-    }
-    if let Some(node) = late.node("continue-on-error") {
-        job.continue_on_error = truth(node, &value(node, evaluation)?)?;
-    }
-    if let Some(node) = late.node("concurrency") {
-        let node = computed(node, evaluation)?;
-        let (it, warning) = concurrency(&node)?;
-        job.concurrency = it;
-        warnings.extend(warning.filter(|it| !warnings.contains(it)));
-    }
-    if let Some(node) = late.node("environment") {
-        job.environment = environment(node, evaluation)?;
-    }
-    if let Some(node) = late.node("container") {
-        job.container = container(node, evaluation, false)?;
-    }
-    if let Some(node) = late.node("services") {
-        job.services = services(node, evaluation)?;
-    }
-    if let Some(node) = late.node(SHELL) {
-        let template = scalar_text(node);
-        let shell = text(node, evaluation)?;
-        for step in &mut job.steps {
-            let Action::Run { script, shell: words, .. } = &step.action else { continue };
-            if *words == [template.clone()] {
-                let shell = Some(shell.as_str()).filter(|it| !it.is_empty());
-                step.action = step::run(shell, script.clone())
-                    .map_err(|(message, hint)| at(node, message).hint(hint))?;
-            }
+    for (key, node) in &late.nodes {
+        if !matches!(key.as_str(), "strategy" | "name") {
+            apply(key, node, late, evaluation, job, warnings)?;
         }
     }
     Ok(())
 }
 
-fn at(node: &Node, message: impl Into<String>) -> Finding {
+/// Computes one value, into the job.
+pub fn apply(
+    key: &str,
+    node: &Node,
+    late: &Late,
+    evaluation: &Evaluation<'_>,
+    job: &mut Job,
+    warnings: &mut Vec<Finding>,
+) -> Result<(), Finding> {
+    match key {
+        "runs-on" => {
+            let (labels, group) = labels_of(&value(node, evaluation)?).map_err(|it| at(node, it))?;
+            if let Some(group) = group {
+                let message =
+                    format!("there are no groups of runners here: `{group}` is not looked at, labels are");
+                let finding = Finding::warning(node.place, message);
+                if !warnings.contains(&finding) {
+                    warnings.push(finding);
+                }
+            }
+            check_labels(&labels, &late.labels, node.place)?;
+            job.runs_on = labels;
+        }
+        "timeout-minutes" => job.timeout_minutes = minutes(node, evaluation)?,
+        "cancel-timeout-minutes" => job.cancel_timeout_minutes = minutes(node, evaluation)?,
+        "continue-on-error" => job.continue_on_error = truth(node, &value(node, evaluation)?)?,
+        "concurrency" => {
+            let node = computed(node, evaluation)?;
+            let (it, warning) = concurrency(&node)?;
+            job.concurrency = it;
+            warnings.extend(warning.filter(|it| !warnings.contains(it)));
+        }
+        "environment" => job.environment = environment(node, evaluation)?,
+        "container" => job.container = container(node, evaluation, false)?,
+        "services" => job.services = services(node, evaluation)?,
+        SHELL => {
+            let template = scalar_text(node);
+            let shell = text(node, evaluation)?;
+            for step in &mut job.steps {
+                let Action::Run { script, shell: words, .. } = &step.action else { continue };
+                if *words == [template.clone()] {
+                    let shell = Some(shell.as_str()).filter(|it| !it.is_empty());
+                    step.action = step::run(shell, script.clone())
+                        .map_err(|(message, hint)| at(node, message).hint(hint))?;
+                }
+            }
+        }
+        "name" => {
+            text(node, evaluation)?;
+        }
+        other => unreachable!("`{other}` is in the table of late keys and not here"),
+    }
+    Ok(())
+}
+
+const STRATEGY_KEYS: &[&str] = &["matrix", "fail-fast", "max-parallel"];
+const CONCURRENCY_KEYS: &[&str] = &["group", "cancel-in-progress", "queue"];
+const ENVIRONMENT_KEYS: &[&str] = &["name", "url", "deployment"];
+
+/// The keys of a value that is not computed yet.
+pub fn check_shape(key: &str, node: &Node) -> Result<(), Finding> {
+    let known = |what: &str, node: &Node, keys: &[&str]| {
+        let unknown = node.entries().iter().find(|(it, _)| !keys.contains(&it.as_str().unwrap_or_default()));
+        unknown.map_or(Ok(()), |(it, _)| Err(unknown_key(it, what, keys)))
+    };
+    match key {
+        "strategy" => {
+            known("`strategy`", node, STRATEGY_KEYS)?;
+            for (key, it) in node.get("matrix").map(Node::entries).unwrap_or_default() {
+                if !has_expression(it) && !matches!(it.data, Data::Sequence(_)) {
+                    return Err(axis_is_no_list(key.as_str().unwrap_or_default(), it.place));
+                }
+            }
+            let fixed = |key: &str| node.get(key).filter(|it| !has_expression(it));
+            if let Some(it) = fixed("fail-fast") {
+                truth(it, &plain(it).map_err(|message| at(it, message))?)?;
+            }
+            Ok(())
+        }
+        "concurrency" => known("`concurrency`", node, CONCURRENCY_KEYS),
+        "environment" => known("`environment`", node, ENVIRONMENT_KEYS),
+        "container" => known("`container`", node, CONTAINER_KEYS),
+        "services" => node.entries().iter().try_for_each(|(_, it)| known("a service", it, SERVICE_KEYS)),
+        _ => Ok(()),
+    }
+}
+
+pub fn unknown_key(key: &Node, what: &str, known: &[&str]) -> Finding {
+    let name = key.as_str().unwrap_or_default();
+    at(key, format!("unknown key `{name}` in {what}")).hint(naru_text::suggest_hint(name, known))
+}
+
+pub fn at(node: &Node, message: impl Into<String>) -> Finding {
     Finding::error(node.place, message)
 }
 
@@ -334,13 +237,13 @@ pub fn value(node: &Node, evaluation: &Evaluation<'_>) -> Result<Val<'static>, F
     })
 }
 
-fn plain(node: &Node) -> Result<Val<'static>, String> {
+pub fn plain(node: &Node) -> Result<Val<'static>, String> {
     let nothing = Value::Null;
     value(node, &Evaluation::new(&nothing)).map_err(|it| it.message)
 }
 
 /// As [`value`], but still a node, with the places of the file as far as there are any.
-fn computed(node: &Node, evaluation: &Evaluation<'_>) -> Result<Node, Finding> {
+pub fn computed(node: &Node, evaluation: &Evaluation<'_>) -> Result<Node, Finding> {
     fn node_of(value: &Val<'_>, place: Place) -> Node {
         let data = if let Some(items) = value.items() {
             Data::Sequence(items.iter().map(|it| node_of(it, place)).collect())
@@ -368,7 +271,7 @@ fn computed(node: &Node, evaluation: &Evaluation<'_>) -> Result<Node, Finding> {
     })
 }
 
-fn text(node: &Node, evaluation: &Evaluation<'_>) -> Result<String, Finding> {
+pub fn text(node: &Node, evaluation: &Evaluation<'_>) -> Result<String, Finding> {
     let it = value(node, evaluation)?;
     if it.is_collection() {
         return Err(at(node, format!("text is expected here, this is an {}", it.kind().name())));
@@ -394,7 +297,7 @@ fn minutes(node: &Node, evaluation: &Evaluation<'_>) -> Result<u64, Finding> {
 }
 
 /// The combinations of the matrix; `None` if there is none.
-fn strategy(
+pub fn strategy(
     node: &Node,
     evaluation: &Evaluation<'_>,
     job: &mut Job,
@@ -422,7 +325,7 @@ fn strategy(
             }
             "matrix" => combinations = combinations_of(node, &it)?,
             other => {
-                let hint = naru_text::suggest_hint(other, &["matrix", "fail-fast", "max-parallel"]);
+                let hint = naru_text::suggest_hint(other, STRATEGY_KEYS);
                 let node = node_of_key(place("strategy"), other).unwrap_or(node);
                 return Err(at(node, format!("unknown key `{other}` in `strategy`")).hint(hint));
             }
@@ -479,7 +382,7 @@ fn combinations_of(node: &Node, matrix: &Val<'static>) -> Result<Option<Vec<Comb
 }
 
 /// What `runs-on` says, and the group if it names one.
-fn labels_of(value: &Val<'_>) -> Result<(Vec<String>, Option<String>), String> {
+pub fn labels_of(value: &Val<'_>) -> Result<(Vec<String>, Option<String>), String> {
     let words = |it: &Val<'_>| -> Result<Vec<String>, String> {
         let items = it.items().unwrap_or_else(|| vec![it.clone()]);
         if let Some(it) = items.iter().find(|it| it.is_collection()) {
@@ -551,11 +454,7 @@ pub fn concurrency(node: &Node) -> Result<(Option<Concurrency>, Option<Finding>)
                             ));
                         }
                     },
-                    other => {
-                        let known = ["group", "cancel-in-progress", "queue"];
-                        let message = format!("unknown key `{other}` in `concurrency`");
-                        return Err(at(key, message).hint(naru_text::suggest_hint(other, &known)));
-                    }
+                    _ => return Err(unknown_key(key, "`concurrency`", CONCURRENCY_KEYS)),
                 }
             }
             if it.group.is_empty() {
@@ -583,105 +482,11 @@ fn environment(node: &Node, evaluation: &Evaluation<'_>) -> Result<Option<Enviro
             "url" => it.url = scalar_text(value),
             // Whether GitHub keeps a record of the deployment; there is none here.
             "deployment" => {}
-            other => {
-                let hint = naru_text::suggest_hint(other, &["name", "url", "deployment"]);
-                return Err(at(key, format!("unknown key `{other}` in `environment`")).hint(hint));
-            }
+            _ => return Err(unknown_key(key, "`environment`", ENVIRONMENT_KEYS)),
         }
     }
     if it.name.is_empty() && !node.entries().is_empty() {
         return Err(at(node, "`environment` needs a `name`"));
     }
     Ok(Some(it).filter(|it| !it.name.is_empty()))
-}
-
-fn services(node: &Node, evaluation: &Evaluation<'_>) -> Result<Vec<(String, Container)>, Finding> {
-    let computed_node;
-    let node = if node.entries().is_empty() {
-        computed_node = computed(node, evaluation)?;
-        if computed_node.is_null() || scalar_is_empty(&computed_node) {
-            return Ok(Vec::new());
-        }
-        &computed_node
-    } else {
-        node
-    };
-    if !matches!(node.data, Data::Mapping(_)) {
-        return Err(at(node, format!("`services` must be a mapping, this is {}", node.describe())));
-    }
-    let mut all = Vec::new();
-    for (name, value) in node.entries() {
-        // A service whose image is empty is not wanted in this combination.
-        if let Some(it) = container(value, evaluation, true)? {
-            all.push((name.as_str().unwrap_or_default().to_owned(), it));
-        }
-    }
-    Ok(all)
-}
-
-fn scalar_is_empty(node: &Node) -> bool {
-    matches!(&node.data, Data::Scalar { text, .. } if text.is_empty())
-}
-
-/// A container; none if its image is empty. Variables and credentials stay as they are, they may hold secrets.
-fn container(
-    node: &Node,
-    evaluation: &Evaluation<'_>,
-    is_service: bool,
-) -> Result<Option<Container>, Finding> {
-    const KEYS: [&str; 8] =
-        ["image", "env", "ports", "volumes", "options", "credentials", "entrypoint", "command"];
-    let known = if is_service { &KEYS[..] } else { &KEYS[..6] };
-    let mut it = Container { line: node.place.line, ..Container::default() };
-    if node.entries().is_empty() {
-        let computed = computed(node, evaluation)?;
-        if !computed.entries().is_empty() {
-            return container(&computed, evaluation, is_service);
-        }
-        if matches!(computed.data, Data::Sequence(_)) {
-            return Err(at(node, "a container must be an image or a mapping, this is a list"));
-        }
-        it.image = scalar_text(&computed);
-        return Ok(Some(it).filter(|it| !it.image.is_empty()));
-    }
-    let texts = |node: &Node| -> Result<Vec<String>, Finding> {
-        let it = value(node, evaluation)?;
-        let Some(items) = it.items() else { return Err(at(node, "must be a list")) };
-        Ok(items.iter().map(|it| it.text().into_owned()).collect())
-    };
-    for (key, value) in node.entries() {
-        match key.as_str().unwrap_or_default() {
-            "image" => it.image = text(value, evaluation)?,
-            "options" => it.options = text(value, evaluation)?,
-            "entrypoint" if is_service => it.entrypoint = text(value, evaluation)?,
-            "command" if is_service => it.command = text(value, evaluation)?,
-            "ports" => it.ports = texts(value)?,
-            "volumes" => it.volumes = texts(value)?,
-            "env" => {
-                let pair =
-                    |(key, it): &(Node, Node)| (key.as_str().unwrap_or_default().to_owned(), scalar_text(it));
-                it.env = value.entries().iter().map(pair).collect();
-            }
-            "credentials" => {
-                let part = |key: &str| value.get(key).map(scalar_text).unwrap_or_default();
-                if let Some((key, _)) = value
-                    .entries()
-                    .iter()
-                    .find(|(it, _)| !matches!(it.as_str(), Some("username" | "password")))
-                {
-                    return Err(at(key, "`credentials` are a username and a password"));
-                }
-                it.credentials = Some((part("username"), part("password")));
-            }
-            other => {
-                let what = if is_service { "a service" } else { "`container`" };
-                let message = format!("unknown key `{other}` in {what}");
-                return Err(at(key, message).hint(naru_text::suggest_hint(other, known)));
-            }
-        }
-    }
-    if it.image.is_empty() && node.get("image").is_none() {
-        return Err(at(node, "the container has no `image`"));
-    }
-    Ok(Some(it).filter(|it| !it.image.is_empty()))
 }
