@@ -30,6 +30,14 @@ pub enum Event {
         exit_code: Option<i32>,
         at: String,
     },
+    /// Somebody has a shell in the job.
+    Paused {
+        why: String,
+        at: String,
+    },
+    Resumed {
+        at: String,
+    },
     JobEnded {
         outcome: Outcome,
         outputs: BTreeMap<String, String>,

@@ -196,6 +196,8 @@ fn lose(job: &mut JobStatus, why: &str) {
 fn take_event(job: &mut JobStatus, event: Event) {
     match event {
         Event::JobStarted { at } => job.started_at = at,
+        // Only where somebody sits before the job.
+        Event::Paused { .. } | Event::Resumed { .. } => {}
         Event::StepStarted { index, name, at } => {
             // What packaged steps do before and after comes behind the steps of the file.
             if index >= job.steps.len() && index < STEPS_MAX {

@@ -24,6 +24,18 @@ impl JobRun<'_> {
             self.log.say(&format!("error: cannot make {}: {error}", target.display()));
             return FAILED;
         }
+        if let Some(tree) = self.file.checkout_tree.clone() {
+            return match super::snapshot::copy(&tree, &target) {
+                Ok(count) => {
+                    self.log.say(&format!("{count} files of {} as they are", tree.display()));
+                    super::SUCCEEDED
+                }
+                Err(error) => {
+                    self.log.remark("error", &format!("cannot copy {}: {error}", tree.display()));
+                    FAILED
+                }
+            };
+        }
         let (url, sha) = (self.file.checkout_url.clone(), self.file.sha.clone());
         let git_ref = self.file.git_ref.clone();
         let depth = format!("--depth={depth}");

@@ -15,8 +15,10 @@ mod hash;
 mod lines;
 mod log;
 mod matchers;
+mod pause;
 mod process;
 mod script;
+pub mod snapshot;
 
 use crate::protocol::{Event, Outcome};
 use environment::{Level, Places};
@@ -72,6 +74,12 @@ pub struct JobFile {
     pub sha: String,
     pub git_ref: String,
     pub workspace: PathBuf,
+    /// On somebody's own machine: a checkout takes this work tree as it is, uncommitted changes included.
+    pub checkout_tree: Option<PathBuf>,
+    /// Steps before which a shell opens on the terminal, by id, name or number.
+    pub breaks: Vec<String>,
+    /// A shell opens after a step that failed.
+    pub shell_on_failure: bool,
 }
 
 /// Runs the job; the exit code is 0 if it succeeded. `image_path` is the PATH that the pod's image came
@@ -99,8 +107,7 @@ pub async fn run(file: JobFile, image_path: String, out: &mut (dyn Write + Send)
     let mut run = JobRun {
         log,
         dialect,
-        interrupt: signal(SignalKind::terminate())
-            .expect("a runtime with I/O enabled can listen for signals"),
+        interrupt: Interrupt::listen(),
         deadline: now + minutes(file.job.timeout_minutes.max(1) as f64),
         limits: Vec::new(),
         levels: vec![Level { inputs: contexts["inputs"].clone(), ..Level::default() }],
@@ -126,8 +133,7 @@ pub async fn run(file: JobFile, image_path: String, out: &mut (dyn Write + Send)
 struct JobRun<'a> {
     log: Log<'a>,
     dialect: &'static Dialect,
-    /// Somebody wants the job to end.
-    interrupt: Signal,
+    interrupt: Interrupt,
     deadline: Instant,
     /// The ends of the steps that are under way, from the outermost in.
     limits: Vec<Instant>,
@@ -154,6 +160,26 @@ struct JobRun<'a> {
     /// Steps beyond those of the file: what packages do before and after.
     extra_steps: usize,
     image_path: String,
+}
+
+/// Somebody wants the job to end: the pod is deleted, or Ctrl-C is typed where the job runs.
+struct Interrupt {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Interrupt {
+    fn listen() -> Self {
+        let of = |kind| signal(kind).expect("a runtime with I/O enabled can listen for signals");
+        Self { terminate: of(SignalKind::terminate()), interrupt: of(SignalKind::interrupt()) }
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// The job ends early; steps that run always may go on until `until`.
@@ -305,6 +331,12 @@ impl JobRun<'_> {
         } else {
             self.log.say(&format!("##[group]{name}"));
         }
+        if let [index] = at
+            && self.breaks_at(*index, step, &name)
+        {
+            self.pause(at, step, &env, &format!("before `{name}`")).await;
+            self.enter(&env);
+        }
         self.limits.extend(limit);
         let end = match &step.action {
             Action::Checkout { path, depth } => self.checkout(path, *depth).await,
@@ -318,6 +350,8 @@ impl JobRun<'_> {
         }
         if at.len() > 1 {
             self.log.say("##[endgroup]");
+        } else if end.outcome == Outcome::Failed && self.file.shell_on_failure && self.stop.is_none() {
+            self.pause(at, step, &env, &format!("`{name}` has failed")).await;
         }
         self.end_step(at, step, &name, end)
     }

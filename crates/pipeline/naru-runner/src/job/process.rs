@@ -82,18 +82,15 @@ impl JobRun<'_> {
                 _ = self.interrupt.recv() => stop = Some(Why::Cancelled),
                 () = tokio::time::sleep_until(next_look) => stop = Some(Why::TooLong),
             }
-            match stop {
-                Some(Why::Cancelled) if why.is_some() => self.cancel(),
-                Some(it) => {
-                    if it == Why::Cancelled {
-                        self.cancel();
-                    }
-                    why.get_or_insert(it);
-                    let (signal, patience) = stops.next().copied().unwrap_or(STOP[STOP.len() - 1]);
-                    signal_group(signal);
-                    next_look = Instant::now() + patience;
+            if let Some(it) = stop {
+                if it == Why::Cancelled {
+                    self.cancel();
                 }
-                None => {}
+                why.get_or_insert(it);
+                // Asked for twice, it comes sooner.
+                let (signal, patience) = stops.next().copied().unwrap_or(STOP[STOP.len() - 1]);
+                signal_group(signal);
+                next_look = Instant::now() + patience;
             }
         };
         if why.is_some() {

@@ -144,7 +144,7 @@ impl JobRun<'_> {
     }
 
     /// A directory with the files through which a step speaks.
-    fn step_directory(&mut self) -> Result<tempfile::TempDir, String> {
+    pub(super) fn step_directory(&mut self) -> Result<tempfile::TempDir, String> {
         let directory = tempfile::Builder::new()
             .prefix("step-")
             .tempdir_in(&self.places.temp)
@@ -159,7 +159,7 @@ impl JobRun<'_> {
     }
 
     /// Takes over what the step has said to later ones.
-    fn heard(&mut self, at: &[usize], step: &Step, directory: &Path, end: StepEnd) -> StepEnd {
+    pub(super) fn heard(&mut self, at: &[usize], step: &Step, directory: &Path, end: StepEnd) -> StepEnd {
         let mut speech = std::mem::take(&mut self.speech);
         self.file_of("GITHUB_OUTPUT", &directory.join("output"), &mut speech, |_, speech, it| {
             speech.outputs.extend(it)

@@ -244,7 +244,7 @@ const PRE: &str =
     "require('fs').appendFileSync(process.env.GITHUB_STATE, 'pre=done\\n'); console.log('pre');\n";
 const POST: &str = "console.log(`post ${process.env.STATE_main} job=${process.env.INPUT_JOB}`);\n";
 
-fn node_action<'a>(at: &'a [String; 4]) -> Vec<(&'a str, &'a str)> {
+fn node_action(at: &[String; 4]) -> Vec<(&str, &str)> {
     vec![(&at[0], NODE_ACTION), (&at[1], MAIN), (&at[2], PRE), (&at[3], POST)]
 }
 
