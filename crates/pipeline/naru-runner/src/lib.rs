@@ -8,6 +8,7 @@
 pub mod controller;
 pub mod job;
 pub mod launch;
+pub mod local;
 pub mod protocol;
 
 mod files;
