@@ -50,6 +50,7 @@ mod start;
 mod sys;
 mod trace;
 
+pub use sys::terminal_size;
 pub use attach::Attachment;
 pub use client::{Error, Exec, ExecConfig, ExecStdio, HelperProgram, Sandbox, Watch};
 pub use config::{

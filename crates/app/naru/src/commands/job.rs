@@ -1,5 +1,7 @@
-//! `naru __job FILE`: the runner of a job's steps, inside its pod.
+//! `naru __job FILE`: the runner of a job's steps, inside its pod. `naru __job -` takes the job's file from
+//! standard input: how a job on somebody's own machine is started.
 
+use std::io::Read;
 use std::process::ExitCode;
 
 /// Runs the job if that is what we were started for. Answered before the command line is parsed: in a pod
@@ -11,8 +13,21 @@ pub fn maybe_run() -> Option<ExitCode> {
     }
     let path = args.next()?;
     let run = || -> Result<i32, String> {
-        let text =
-            std::fs::read_to_string(&path).map_err(|it| format!("cannot read the job's file: {it}"))?;
+        let text = if path == "-" {
+            // Whoever started it may be killed.
+            let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM);
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map(|_| text)
+        } else {
+            // Steps run as the same user: what this process knows (secrets, and the word by which its lines
+            // count) is kept from them as far as the kernel lets it. The file goes where its mount can be
+            // written to; where it cannot, as on other clusters, it stays.
+            let _ = nix::sys::prctl::set_dumpable(false);
+            let text = std::fs::read_to_string(&path);
+            let _ = std::fs::remove_file(&path);
+            text
+        };
+        let text = text.map_err(|it| format!("cannot read the job's file: {it}"))?;
         let file = serde_json::from_str(&text).map_err(|it| format!("the job's file is damaged: {it}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

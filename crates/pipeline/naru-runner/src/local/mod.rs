@@ -90,7 +90,11 @@ pub enum Told<'a> {
     Started(&'a str),
     Event(&'a str, &'a Event),
     Line(&'a str, &'a str),
-    Ended { key: &'a str, state: JobState, why: &'a str },
+    Ended {
+        key: &'a str,
+        state: JobState,
+        why: &'a str,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -130,9 +134,11 @@ pub fn read(request: &Request, facts: &Facts) -> Result<Reading, Error> {
     let mut reading = Reading::default();
     for path in files {
         let full = request.tree.join(&path);
-        let source = std::fs::read_to_string(&full).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let source =
+            std::fs::read_to_string(&full).map_err(|source| Error::Read { path: path.clone(), source })?;
         // A file that was named is one, wherever it stands.
-        let Some(dialect) = dialect_of(&path).or((!request.files.is_empty()).then_some(&naru_plan_dialects::DIALECTS[0]))
+        let Some(dialect) =
+            dialect_of(&path).or((!request.files.is_empty()).then_some(&naru_plan_dialects::DIALECTS[0]))
         else {
             continue;
         };
@@ -145,7 +151,9 @@ pub fn read(request: &Request, facts: &Facts) -> Result<Reading, Error> {
     let mut jobs = reading.planned.iter().flat_map(|it| &it.plan.jobs);
     let named = |name: &String| {
         jobs.clone().flat_map(|it| it.steps.iter().enumerate()).any(|(index, step)| {
-            step.id.eq_ignore_ascii_case(name) || step.name.eq_ignore_ascii_case(name) || name.parse() == Ok(index + 1)
+            step.id.eq_ignore_ascii_case(name)
+                || step.name.eq_ignore_ascii_case(name)
+                || name.parse() == Ok(index + 1)
         })
     };
     // Steps of jobs that come later are not known yet.
@@ -159,7 +167,13 @@ pub fn read(request: &Request, facts: &Facts) -> Result<Reading, Error> {
     Ok(reading)
 }
 
-fn lower_with_calls(dialect: &Dialect, path: &str, source: &str, trigger: &mut Trigger, request: &Request) -> Lowered {
+fn lower_with_calls(
+    dialect: &Dialect,
+    path: &str,
+    source: &str,
+    trigger: &mut Trigger,
+    request: &Request,
+) -> Lowered {
     let mut fetched = 0;
     loop {
         let mut lowered = (dialect.lower)(path, source, trigger);
@@ -307,7 +321,9 @@ pub async fn run(
             }
         }
     }
-    let of = |state| local.jobs.iter().zip(&local.views).any(|(job, it)| it.state == state && !job.continue_on_error);
+    let of = |state| {
+        local.jobs.iter().zip(&local.views).any(|(job, it)| it.state == state && !job.continue_on_error)
+    };
     if of(JobState::Failed) || of(JobState::Interrupted) {
         Ended::Failed
     } else if local.cancelled || of(JobState::Cancelled) {
@@ -332,7 +348,15 @@ struct Local<'r> {
 
 impl Local<'_> {
     fn contexts(&self, job: &Job) -> Map<String, Value> {
-        contexts::of_job(&self.shared, self.request, &self.planned.plan, job, &self.jobs, &self.views, self.cancelled)
+        contexts::of_job(
+            &self.shared,
+            self.request,
+            &self.planned.plan,
+            job,
+            &self.jobs,
+            &self.views,
+            self.cancelled,
+        )
     }
 
     /// Does what is due; true if that may make more due.
@@ -457,8 +481,16 @@ impl Local<'_> {
         }
         let mut contexts = self.contexts(job);
         contexts.insert("secrets".into(), self.secrets(job, &contexts)?);
-        let child = child::start(self.request, self.facts, self.planned.dialect, self.machine, job, contexts, &self.messages)
-            .map_err(|it| format!("cannot start the job: {it}"))?;
+        let child = child::start(
+            self.request,
+            self.facts,
+            self.planned.dialect,
+            self.machine,
+            job,
+            contexts,
+            &self.messages,
+        )
+        .map_err(|it| format!("cannot start the job: {it}"))?;
         self.children.insert(job.key.clone(), child);
         Ok(())
     }
@@ -474,7 +506,8 @@ impl Local<'_> {
             secrets = Map::new();
             for (name, text) in handed {
                 let value = self.planned.dialect.evaluator.text(text, &contexts);
-                secrets.insert(name.clone(), json!(value.map_err(|it| format!("the secret `{name}`: {it}"))?));
+                secrets
+                    .insert(name.clone(), json!(value.map_err(|it| format!("the secret `{name}`: {it}"))?));
             }
         }
         secrets.extend(token.map(|it| ("GITHUB_TOKEN".to_owned(), it)));

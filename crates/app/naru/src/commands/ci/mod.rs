@@ -8,6 +8,8 @@ pub mod lint;
 pub mod list;
 pub mod rerun;
 pub mod why;
+pub mod run;
+mod screen;
 
 use crate::cli::Global;
 use crate::error::{Error, Result};
@@ -37,6 +39,8 @@ pub enum CiCommand {
     Approve(decide::DecideArgs),
     /// Keep a run from deploying to an environment.
     Reject(decide::DecideArgs),
+    /// Run the workflows of this directory here and now, without a daemon: `naru ci run -j test`.
+    Run(run::RunArgs),
 }
 
 pub async fn run(global: &Global, command: &CiCommand) -> Result<ExitCode> {
@@ -50,6 +54,7 @@ pub async fn run(global: &Global, command: &CiCommand) -> Result<ExitCode> {
         CiCommand::Rerun(args) => rerun::run(global, args).await,
         CiCommand::Approve(args) => decide::run(global, args, "approved").await,
         CiCommand::Reject(args) => decide::run(global, args, "rejected").await,
+        CiCommand::Run(args) => run::run(args).await,
     }
 }
 
