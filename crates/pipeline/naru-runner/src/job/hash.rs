@@ -32,6 +32,12 @@ fn files(workspace: &Path, patterns: &[String]) -> std::io::Result<Vec<PathBuf>>
     let mut all = Vec::new();
     for line in patterns.iter().flat_map(|it| it.lines()).map(str::trim) {
         if !line.is_empty() && !line.starts_with('#') {
+            let names = line.trim_start_matches("./").split('/');
+            if names.clone().any(|it| it == ".." || it == ".") && !matches!(line, "." | "./") {
+                return Err(std::io::Error::other(format!(
+                    "`.` and `..` cannot stand within the pattern `{line}`"
+                )));
+            }
             all.extend(Pattern::parse(line, workspace));
         }
     }
@@ -129,9 +135,6 @@ impl Pattern {
         for part in text.split('/') {
             match part {
                 "" | "." => {}
-                ".." => {
-                    segments.pop();
-                }
                 "**" => segments.push(Segment::Deep),
                 it => segments.push(segment(it)),
             }

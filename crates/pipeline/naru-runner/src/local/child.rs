@@ -34,6 +34,13 @@ impl Child {
         }
     }
 
+    /// The terminal is the job's now.
+    pub fn give_terminal(&self) {
+        if let Some(pid) = self.pid {
+            let _ = kill(pid, Signal::SIGUSR1);
+        }
+    }
+
     pub fn stop_once(&mut self) {
         if !std::mem::replace(&mut self.stopped, true) {
             self.stop();

@@ -252,7 +252,7 @@ fn is_wanted(job: &Job, request: &Request) -> bool {
 fn has(job: &Job, name: &str, value: &str) -> Option<bool> {
     job.matrix.get(name).map(|it| match it {
         Value::String(it) => it == value,
-        it => it.to_string() == value,
+        it => serde_json::to_string(it).is_ok_and(|it| it == value),
     })
 }
 
@@ -525,6 +525,9 @@ impl Local<'_> {
                     child.outcome = Some(*outcome);
                 }
                 tell(Told::Event(key, &event));
+                if let (Event::Paused { .. }, Some(child)) = (&event, self.children.get(key)) {
+                    child.give_terminal();
+                }
             }
             child::Message::Exited(how) => {
                 let Some(child) = self.children.remove(key) else { return };

@@ -7,9 +7,9 @@ pub mod expr;
 pub mod lint;
 pub mod list;
 pub mod rerun;
-pub mod why;
 pub mod run;
 mod screen;
+pub mod why;
 
 use crate::cli::Global;
 use crate::error::{Error, Result};
