@@ -9,6 +9,7 @@ mod build;
 mod cluster;
 mod container;
 mod daemon;
+mod expressions;
 mod footprint;
 mod gateway;
 mod measure;
@@ -30,6 +31,7 @@ pub type Result<T> = std::result::Result<T, String>;
 /// In the order in which they run: what disturbs the machine least comes first.
 const BENCHES: &[(&str, fn(&mut Bench) -> Result<Vec<Line>>)] = &[
     ("size", footprint::size),
+    ("expressions", expressions::run),
     ("container", container::run),
     ("gateway", gateway::run),
     ("cluster", cluster::run),
