@@ -1,9 +1,11 @@
 //! The language of workflows as a user meets it: `naru ci lint`, `naru ci expr`, `naru check`; and side by side with
 //! GitHub's own parser and evaluator (the npm packages `@actions/workflow-parser` and `@actions/expressions`).
 //!
-//! They need `cargo build -p naru` and what `scripts/setup.sh` installs; no daemon.
+//! They need `cargo build -p naru` and what `scripts/setup.sh` installs; `runs` needs root, too.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
+
+mod runs;
 
 use naru_actions_tests::harness::naru_binary;
 use naru_actions_tests::{node, packages};
