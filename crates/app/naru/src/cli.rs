@@ -97,6 +97,8 @@ pub enum Command {
     },
     /// Secrets of a repository's pipeline: `naru secret shop NAME < value`.
     Secret(commands::secret::SecretArgs),
+    /// Follow a repository on GitHub, GitLab, Gitea or Forgejo: `naru upstream shop URL < token`.
+    Upstream(commands::upstream::UpstreamArgs),
     /// Check files before they run: workflows and naru.yaml, or a repository's directory. Exit code 1 if one cannot be honoured.
     Check {
         #[arg(required = true)]
@@ -294,6 +296,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Ci { command } => commands::ci::run(&global, &command).await,
             Command::Top => commands::top::run(&global).await,
             Command::Secret(args) => commands::secret::run(&global, &args).await,
+            Command::Upstream(args) => commands::upstream::run(&global, &args).await,
             Command::Kubeconfig { path } => commands::connect::kubeconfig(&global, path),
             Command::DockerSocket { path } => commands::connect::docker_socket(&global, path),
             Command::Token => commands::connect::token(&global),

@@ -185,6 +185,14 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         hook_command: vec![exe.display().to_string(), "__post-receive".into()],
         hook_env: vec![("NARU_DATA_DIR".into(), data_dir.display().to_string())],
     };
+    let hooks_config = naru_hooks::Config {
+        client: client.clone(),
+        namespace: NAMESPACE.into(),
+        git: git.clone(),
+        dir: data_dir.join("hooks"),
+    };
+    let hooks = naru_hooks::Hooks::open(hooks_config.clone());
+    let hooks = hooks.context(|| "cannot open the directory of deliveries".into())?;
     let auth = naru_registry::Auth {
         token: secret_text(&connection::push_token_path(data_dir))?,
         client: Some(client.clone()),
@@ -207,6 +215,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         git: git.clone(),
         registry,
         job_api,
+        hooks: hooks.router(),
         owner: args.owner.clone(),
         gateway: gateway.clone(),
         node: node.clone(),
@@ -280,6 +289,8 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
 
     // Pushes that were acknowledged when we were killed, but had no run yet.
     naru_git::record_all(&client, &git.root, NAMESPACE).await?;
+    stages.push(tokio::spawn(async move { hooks.resume().await }));
+    stages.push(naru_hooks::start_statuses(hooks_config));
 
     tracing::info!(api = %endpoints.api, http = %endpoints.http, gateway = %endpoints.gateway, "naru serves");
     tracing::info!("for docker and docker compose: export DOCKER_HOST=unix://{}", endpoints.docker.display());

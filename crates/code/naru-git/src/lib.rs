@@ -9,11 +9,13 @@
 //! Nothing is lost between a push and its run: git keeps a log of every update of a ref, and [`record`]
 //! writes a `Run` for each entry that has none yet. It is called by the hook of a push and at every start.
 
+mod mirror;
 mod pulls;
 mod read;
 mod record;
 mod serve;
 
+pub use mirror::{MirrorError, Noted, Remote, delete_ref, fetch, merge, set_default_branch};
 pub use read::{Entry, ReadError, archive, default_branch, entry, resolve};
 pub use record::{RecordError, record, record_all};
 pub use serve::router;

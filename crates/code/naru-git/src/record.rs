@@ -25,6 +25,7 @@ pub enum RecordError {
 /// Under these names git notes in a ref's log who moved it.
 pub(crate) const PEOPLE: &str = "naru";
 pub(crate) const JOB: &str = "naru-job";
+pub(crate) const MIRROR: &str = "naru-mirror";
 
 const ZERO: &str = "0000000000000000000000000000000000000000";
 
@@ -91,7 +92,7 @@ pub async fn record(
         for (index, line) in log.lines().enumerate().skip(recorded) {
             if let Some(update) = Update::parse(line)
                 && update.after != ZERO
-                && update.who != JOB
+                && ![JOB, MIRROR].contains(&update.who.as_str())
             {
                 let name = run_name(repository, &git_ref, index + 1);
                 let deploy = git_ref == format!("refs/heads/{default_branch}");

@@ -22,3 +22,4 @@ pub mod secret;
 pub mod status;
 pub mod top;
 pub mod trace;
+pub mod upstream;

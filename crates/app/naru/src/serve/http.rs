@@ -18,6 +18,8 @@ pub struct Parts {
     pub git: naru_git::Config,
     pub registry: Registry,
     pub job_api: naru_job_api::Services,
+    /// Where other git hosts report.
+    pub hooks: Router,
     /// Repositories are also at `/<owner>/<name>`, as on GitHub.
     pub owner: String,
     pub gateway: Gateway,
@@ -39,6 +41,7 @@ pub fn router(parts: Parts) -> Router {
         .merge(Router::new().route("/disk", get(disk).post(tidy)).with_state((parts.keeper, parts.token)))
         .nest("/git", naru_git::router(parts.git.clone()))
         .nest(&format!("/{}", parts.owner), naru_git::router(parts.git))
+        .merge(parts.hooks)
         .merge(parts.job_api.router())
         .merge(parts.registry.router())
 }
