@@ -6,7 +6,7 @@ use super::events::{Callable, Input, InputKind, typed};
 use super::expression::Evaluation;
 use super::late::{Late, decode, encode};
 use super::place;
-use super::reader::Reader;
+use super::reader::{Reader, line_starts};
 use super::settle::{settle, value};
 use crate::Survey;
 use naru_plan::{Call, Job};
@@ -17,6 +17,9 @@ use serde_json::{Map, Value, json};
 /// GitHub's own limits: how many files deep a call may lead, the first counted, and how many files in all.
 const LEVELS_MAX: usize = 10;
 const FILES_MAX: usize = 50;
+
+/// So many calls are followed in all: files that each call the next several times would grow without end.
+const CALLS_MAX: usize = 256;
 
 /// Reads the called file; what is wrong with it is told where it is called.
 pub fn read(reader: &mut Reader<'_>, job: &Job, node: &Node, uses: &Node, name: &str) -> Option<Call> {
@@ -55,6 +58,16 @@ pub fn read(reader: &mut Reader<'_>, job: &Job, node: &Node, uses: &Node, name: 
         reader.error(uses, format!("a workflow may call {FILES_MAX} files at most"));
         return None;
     }
+    reader.calls += 1;
+    if reader.calls > CALLS_MAX {
+        if reader.calls == CALLS_MAX + 1 {
+            reader.error(
+                uses,
+                format!("a workflow may come to {CALLS_MAX} calls at most, those of called files counted"),
+            );
+        }
+        return None;
+    }
     let trigger = reader.trigger;
     let Some(source) = trigger.files.get(&file) else {
         match trigger.absent.get(&file) {
@@ -69,15 +82,18 @@ pub fn read(reader: &mut Reader<'_>, job: &Job, node: &Node, uses: &Node, name: 
         findings,
         trigger,
         source,
+        lines: line_starts(source),
         path: file.clone(),
         callers: way,
         known: trigger.contexts.clone(),
         missing: std::mem::take(&mut reader.missing),
         called: std::mem::take(&mut reader.called),
+        calls: reader.calls,
         survey: Survey::default(),
     };
     let workflow = root.and_then(|it| inner.workflow(&it));
-    let Reader { findings, missing, called, survey, .. } = inner;
+    let Reader { findings, missing, called, calls, survey, .. } = inner;
+    reader.calls = calls;
     reader.missing = missing;
     reader.called = called;
     reader.survey.labels.extend(survey.labels);

@@ -8,6 +8,9 @@ use naru_text::yaml::{Data, Node, Style};
 use naru_text::{Finding, Place, suggest_hint};
 use serde_json::Value;
 
+/// How far back a finding is looked for that says the same.
+const ALIKE_WITHIN: usize = 300;
+
 /// A key that may stand in a mapping.
 pub struct Key {
     pub name: &'static str,
@@ -27,6 +30,8 @@ pub struct Reader<'a> {
     pub findings: Vec<Finding>,
     pub trigger: &'a Trigger,
     pub source: &'a str,
+    /// Where its lines begin.
+    pub lines: Vec<usize>,
     /// How the file is named; those of other repositories as `owner/name/path@ref`.
     pub path: String,
     /// The files that called this one, from the outermost in.
@@ -37,6 +42,8 @@ pub struct Reader<'a> {
     pub missing: Vec<String>,
     /// The names of every file that was called in, each once.
     pub called: Vec<String>,
+    /// How many calls were followed.
+    pub calls: usize,
     pub survey: crate::Survey,
 }
 
@@ -51,7 +58,8 @@ impl Reader<'_> {
 
     pub fn warn(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
         let finding = Finding::warning(place, message).hint(hint);
-        if !self.findings.contains(&finding) {
+        // A value that many things take over is said once; what is alike stands close.
+        if !self.findings.iter().rev().take(ALIKE_WITHIN).any(|it| *it == finding) {
             self.findings.push(finding);
         }
     }
@@ -255,22 +263,22 @@ impl Reader<'_> {
     }
 
     fn byte_of(&self, place: Place) -> Option<usize> {
-        let line = place.line.checked_sub(1)? as usize;
-        let start = match line {
-            0 => 0,
-            n => self.source.match_indices('\n').nth(n - 1)?.0 + 1,
-        };
+        let start = *self.lines.get(place.line.checked_sub(1)? as usize)?;
         let rest = &self.source[start..];
         let column = place.column.checked_sub(1)? as usize;
         Some(start + rest.char_indices().nth(column).map_or(rest.len(), |it| it.0))
     }
 
     fn place_of_byte(&self, byte: usize) -> Option<Place> {
-        let before = self.source.get(..byte)?;
-        let line = before.matches('\n').count() as u32 + 1;
-        let start = before.rfind('\n').map_or(0, |it| it + 1);
-        Some(Place::new(line, before[start..].chars().count() as u32 + 1))
+        let line = self.lines.partition_point(|it| *it <= byte);
+        let start = *self.lines.get(line.checked_sub(1)?)?;
+        let before = self.source.get(start..byte)?;
+        Some(Place::new(line as u32, before.chars().count() as u32 + 1))
     }
+}
+
+pub fn line_starts(source: &str) -> Vec<usize> {
+    std::iter::once(0).chain(source.match_indices('\n').map(|it| it.0 + 1)).collect()
 }
 
 /// A scalar as GitHub turns it into text: what YAML takes for a number or a boolean is written anew.

@@ -3,12 +3,12 @@
 
 use super::job::Outer;
 use super::place;
-use super::reader::{Key, Reader, key};
+use super::reader::{Key, Reader, key, line_starts};
 use super::settle;
 use crate::{Lowered, Survey, Trigger};
 use naru_plan::{Concurrency, Job, Plan, needs_cycle};
 use naru_text::yaml::{self, Data, Node};
-use naru_text::{Finding, suggest_hint};
+use naru_text::{Finding, Place, suggest_hint};
 
 const WORKFLOW_KEYS: &[Key] = &[
     key("name"),
@@ -21,24 +21,38 @@ const WORKFLOW_KEYS: &[Key] = &[
     key("jobs"),
 ];
 
+/// GitHub's own limit on a file.
+const SOURCE_BYTES_MAX: usize = 1024 * 1024;
+
+/// So many findings are told of one file: more are not read, and they are kept in the run's object.
+const FINDINGS_MAX: usize = 100;
+
 pub fn lower(path: &str, source: &str, trigger: &Trigger) -> Lowered {
+    if source.len() > SOURCE_BYTES_MAX {
+        let message = format!("the file has {} bytes; a workflow may have {SOURCE_BYTES_MAX}", source.len());
+        let finding = Finding::error(Place::new(1, 1), message);
+        return Lowered { findings: vec![finding], ..Lowered::default() };
+    }
     let (node, findings) = yaml::parse(source);
     let known = trigger.contexts.clone();
     let mut reader = Reader {
         findings,
         trigger,
         source,
+        lines: line_starts(source),
         path: path.to_owned(),
         callers: Vec::new(),
         known,
         missing: Vec::new(),
         called: Vec::new(),
+        calls: 0,
         survey: Survey::default(),
     };
     let Some(root) = node else { return Lowered { findings: reader.findings, ..Lowered::default() } };
     let read = reader.workflow(&root);
     let Reader { mut findings, missing, mut survey, .. } = reader;
     findings.sort_by_key(|it| it.place);
+    shorten(&mut findings);
     let mut lowered = Lowered { findings, missing, ..Lowered::default() };
     if let Some(read) = read {
         lowered.name.clone_from(&read.plan.name);
@@ -52,6 +66,25 @@ pub fn lower(path: &str, source: &str, trigger: &Trigger) -> Lowered {
     }
     lowered.survey = survey;
     lowered
+}
+
+/// Keeps the list readable: errors before warnings, and how many more there are.
+fn shorten(findings: &mut Vec<Finding>) {
+    if findings.len() <= FINDINGS_MAX {
+        return;
+    }
+    let all = findings.len();
+    let errors = findings.iter().filter(|it| it.is_error()).count();
+    let mut warnings = FINDINGS_MAX.saturating_sub(errors);
+    findings.retain(|it| {
+        let kept = it.is_error() || warnings > 0;
+        warnings = warnings.saturating_sub(usize::from(!it.is_error()));
+        kept
+    });
+    findings.truncate(FINDINGS_MAX);
+    let last = findings.last().map(|it| it.place).unwrap_or_default();
+    let message = format!("{} more findings are not told", all - findings.len());
+    findings.push(if errors > 0 { Finding::error(last, message) } else { Finding::warning(last, message) });
 }
 
 /// A workflow that was read.

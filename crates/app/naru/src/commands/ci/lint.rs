@@ -78,10 +78,14 @@ impl Workflow {
         let source = std::fs::read_to_string(file).context(|| format!("cannot read {}", file.display()))?;
         let shown = file.display().to_string();
         let path = repository_path(file);
+        // A file that is somewhere else is read as if it were where workflows are.
+        let path = match dialect_of(&path) {
+            Some(_) => path,
+            None => format!(".github/workflows/{}", file.file_name().unwrap_or_default().to_string_lossy()),
+        };
         let Some(dialect) = dialect_of(&path) else {
-            let place = naru_text::Place::new(1, 1);
-            let finding = Finding::error(place, "not a file that naru reads")
-                .hint("workflows are in `.github/workflows` and end in .yml or .yaml");
+            let finding = Finding::error(naru_text::Place::new(1, 1), "not a file that naru reads")
+                .hint("workflows end in .yml or .yaml");
             return Ok(Self { shown, lowered: Lowered { findings: vec![finding], ..Lowered::default() } });
         };
         let usual = crate::serve::DEFAULT_RUNNERS.iter().map(|it| (*it).to_owned());

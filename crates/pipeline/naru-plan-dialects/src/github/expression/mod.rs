@@ -60,7 +60,11 @@ impl Evaluator for GithubEvaluator {
         }
         let root = Val::of(contexts);
         let mut all = Vec::new();
-        for part in parts(template)? {
+        // A condition needs no braces. Any other text without them is seldom an expression, and if it is one,
+        // a hash too much does no harm.
+        let bare = !template.contains("${{");
+        let parts = if bare { condition_parts(template).unwrap_or_default() } else { parts(template)? };
+        for part in parts {
             let Part::Expression { expr, .. } = part else { continue };
             expr.walk(&mut |it| {
                 if let Node::Call(Function::HashFiles, args) = &it.node

@@ -108,5 +108,6 @@ fn the_hashes_that_a_text_asks_for_are_named() {
         asked("k-${{ hashFiles('**/*.lock', format('{0}.x', matrix.os)) }}"),
         [["**/*.lock", "linux.x"]]
     );
-    assert_eq!(asked("hashFiles('x')"), Vec::<Vec<String>>::new());
+    assert_eq!(asked("steps.a.outputs.b != hashFiles('x')"), [["x"]]);
+    assert_eq!(asked("echo hashFiles('x')"), Vec::<Vec<String>>::new());
 }

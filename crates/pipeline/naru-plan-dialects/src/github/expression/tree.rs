@@ -125,9 +125,13 @@ pub fn parse(source: &str) -> Result<Expr, EvaluateError> {
         return fail(*at, format!("{} is not expected here", token.describe()));
     }
     if expr.depth() > DEPTH_MAX {
-        return fail(0, format!("the expression is nested deeper than {DEPTH_MAX} levels"));
+        return too_deep(0);
     }
     Ok(expr)
+}
+
+fn too_deep<T>(at: usize) -> Result<T, EvaluateError> {
+    fail(at, format!("the expression is nested deeper than {DEPTH_MAX} levels"))
 }
 
 fn fail<T>(offset: usize, message: impl Into<String>) -> Result<T, EvaluateError> {
@@ -265,7 +269,7 @@ impl Parser<'_> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             let at = self.peek().map_or(0, |it| it.0);
-            return fail(at, format!("the expression is nested deeper than {DEPTH_MAX} levels"));
+            return too_deep(at);
         }
         let first = self.and()?;
         let at = first.at;
@@ -289,9 +293,15 @@ impl Parser<'_> {
 
     fn equality(&mut self) -> Result<Expr, EvaluateError> {
         let mut left = self.order()?;
+        let mut steps = 0;
         while let Some(by) = self.comparison(&[("==", Comparison::Equal), ("!=", Comparison::NotEqual)]) {
             let right = self.order()?;
             left = compare(by, left, right);
+            // Every step nests what was read before.
+            steps += 1;
+            if steps > DEPTH_MAX {
+                return too_deep(left.at);
+            }
         }
         Ok(left)
     }
@@ -304,9 +314,14 @@ impl Parser<'_> {
             (">", Comparison::Greater),
         ];
         let mut left = self.not()?;
+        let mut steps = 0;
         while let Some(by) = self.comparison(SIGNS) {
             let right = self.not()?;
             left = compare(by, left, right);
+            steps += 1;
+            if steps > DEPTH_MAX {
+                return too_deep(left.at);
+            }
         }
         Ok(left)
     }
@@ -322,6 +337,9 @@ impl Parser<'_> {
         {
             at.push(place);
         }
+        if at.len() > DEPTH_MAX {
+            return too_deep(at[0]);
+        }
         let mut expr = self.path()?;
         for at in at.into_iter().rev() {
             expr = Expr { at, node: Node::Not(Box::new(expr)) };
@@ -335,8 +353,13 @@ impl Parser<'_> {
         if !enters {
             return Ok(expr);
         }
+        let mut steps = 0;
         loop {
             let at = expr.at;
+            steps += 1;
+            if steps > DEPTH_MAX + 1 {
+                return too_deep(at);
+            }
             let key_at = self.tokens.get(self.next + 1).map_or(self.source.len(), |it| it.0);
             if self.sign(".") {
                 if self.sign("*") {

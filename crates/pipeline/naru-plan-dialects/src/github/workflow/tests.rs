@@ -683,6 +683,24 @@ fn what_is_wrong_with_a_call_is_said_where_it_stands() {
 }
 
 #[test]
+fn calls_that_multiply_are_stopped() {
+    let mut files: Vec<(String, String)> = (0..6)
+        .map(|it| {
+            let next = it + 1;
+            let jobs: String =
+                (0..10).map(|job| format!("  j{job}: {{uses: ./.github/workflows/{next}.yml}}\n")).collect();
+            (format!(".github/workflows/{it}.yml"), format!("on: workflow_call\njobs:\n{jobs}"))
+        })
+        .collect();
+    let last = "on: workflow_call\njobs: {a: {runs-on: gpu, steps: [{run: x}]}}\n".to_owned();
+    files.push((".github/workflows/6.yml".into(), last));
+    let files: Vec<(&str, &str)> = files.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let lowered = with_files("on: push\njobs: {a: {uses: ./.github/workflows/0.yml}}\n", &files);
+    assert_eq!(lowered.findings.len(), 1);
+    assert!(rendered(&lowered).contains("256 calls at most"), "{}", rendered(&lowered));
+}
+
+#[test]
 fn a_file_that_does_not_apply_is_surveyed() {
     let source = "name: Nightly\non: {schedule: [{cron: '0 3 * * *', timezone: Asia/Tokyo}]}\njobs:\n  a:\n    runs-on: ${{ inputs.x || 'gpu' }}\n    steps: [{uses: actions/cache@v4}, {run: 'echo ${{ secrets.A }} ${{ vars.B }}'}]\n";
     let lowered = lower("ci.yml", source, &main());
@@ -705,4 +723,36 @@ fn an_alias_stands_for_its_anchor() {
     let jobs = jobs(source);
     assert_eq!(jobs[1].steps[0].name, "Run x");
     assert_eq!(jobs[2].id, "c");
+}
+
+#[test]
+fn files_that_nobody_writes_are_bounded() {
+    let many = format!(
+        "on: push\njobs:\n{}",
+        (0..3000)
+            .map(|it| format!("  j{it}: {{runs-on: nowhere, steps: [{{run: 'a ${{{{ b }}}}'}}]}}\n"))
+            .collect::<String>()
+    );
+    let lowered = lower("ci.yml", &many, &main());
+    assert_eq!(lowered.findings.len(), 101);
+    assert_eq!(lowered.findings[100].message, "5900 more findings are not told");
+    assert!(lowered.findings[100].is_error());
+    let large = "#".repeat(1024 * 1024 + 1);
+    assert!(findings(&large).contains("the file has 1048577 bytes"));
+    // Nesting that a grammar builds step by step.
+    for text in [
+        ".a".repeat(9000),
+        "!".repeat(20_000),
+        "==a".repeat(6000),
+        "<a".repeat(9000),
+        "[0]".repeat(6000),
+        "(".repeat(20_000),
+    ] {
+        let expression =
+            if text.starts_with(['!', '(']) { format!("{text}github") } else { format!("github{text}") };
+        let got = findings(&job(&format!("    if: ${{{{ {expression} }}}}\n")));
+        assert!(got.contains("deeper than 50 levels"), "{}", &got[..300.min(got.len())]);
+    }
+    let chain = format!("    if: ${{{{ github.a {} }}}}\n", "|| github.b ".repeat(1000));
+    assert_eq!(findings(&job(&chain)), "");
 }
