@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
 
 mod act;
+mod daemon;
 mod job;
 mod local;
 mod packages;

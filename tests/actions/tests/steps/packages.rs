@@ -188,3 +188,56 @@ fn hash_files_gives_the_hashes_of_actions_glob() {
         assert!(log.contains(&format!("{want}\n")), "{pattern}: {want}\n{log}");
     }
 }
+
+const KEEP: &str = r"
+import { DefaultArtifactClient } from '@actions/artifact';
+import * as cache from '@actions/cache';
+import * as core from '@actions/core';
+import fs from 'node:fs';
+
+const client = new DefaultArtifactClient();
+if (core.getInput('do') === 'save') {
+  fs.mkdirSync('cached', { recursive: true });
+  const hit = await cache.restoreCache(['cached'], 'key-1', ['key-']);
+  core.info('cache ' + (hit ?? 'missed'));
+  if (!hit) {
+    fs.writeFileSync('cached/file', 'kept');
+    await cache.saveCache(['cached'], 'key-1');
+  }
+  fs.writeFileSync('out.txt', 'from the first job');
+  const { id } = await client.uploadArtifact('result', ['out.txt'], process.cwd());
+  core.info('uploaded ' + (id > 0));
+} else {
+  const { artifact } = await client.getArtifact('result');
+  await client.downloadArtifact(artifact.id, { path: 'in' });
+  core.info('downloaded ' + fs.readFileSync('in/out.txt', 'utf8'));
+}
+";
+
+#[test]
+fn artifacts_go_from_job_to_job_and_caches_from_run_to_run_without_a_daemon() {
+    let job = |name: &str, needs: &str, action: &str| {
+        format!(
+            "  {name}:\n{needs}    runs-on: ubuntu-latest\n    steps: [{{uses: test/keep@v1, with: {{do: {action}}}}}]\n"
+        )
+    };
+    let workflow = format!(
+        "on: push\njobs:\n{}{}",
+        job("first", "", "save"),
+        job("second", "    needs: first\n", "load")
+    );
+    let project = Project::new(&[
+        (".github/workflows/ci.yml", &workflow),
+        ("actions/test/keep/action.yml", "inputs: {do: {}}\nruns: {using: node20, main: main.mjs}\n"),
+        ("actions/test/keep/main.mjs", KEEP),
+    ]);
+    let packages = tool("actions/node_modules").canonicalize().unwrap();
+    std::os::unix::fs::symlink(packages, project.path("actions/test/keep/node_modules")).unwrap();
+    for (cache, number) in [("cache missed", 1), ("cache key-1", 2)] {
+        let (log, code) = project.run(&[]);
+        assert_eq!(code, 0, "{log}");
+        for want in [cache, "uploaded true", "downloaded from the first job"] {
+            assert!(log.contains(want), "run {number}: `{want}` is missing in\n{log}");
+        }
+    }
+}

@@ -24,7 +24,9 @@ pub fn maybe_run() -> Option<ExitCode> {
             // written to; where it cannot, as on other clusters, it stays.
             let _ = nix::sys::prctl::set_dumpable(false);
             let text = std::fs::read_to_string(&path);
-            let _ = std::fs::remove_file(&path);
+            // In a volume the name is a link to the file.
+            let file = std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone().into());
+            let _ = std::fs::remove_file(file);
             text
         };
         let text = text.map_err(|it| format!("cannot read the job's file: {it}"))?;

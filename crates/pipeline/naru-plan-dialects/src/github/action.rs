@@ -12,6 +12,7 @@
 //! ```
 
 use super::expression;
+use super::step::checkout;
 use naru_plan::{Action, Package, PackageBody, PackageInput, Step};
 use naru_text::yaml::{self, Data, Node};
 use naru_text::{Finding, suggest_hint};
@@ -254,7 +255,10 @@ impl Reader {
         if let Some(uses) = node.get("uses") {
             let uses = self.text(uses);
             step.name = format!("Run {uses}");
-            step.action = Action::Uses { uses, with: self.pairs("`with`", node.get("with")) };
+            let with = self.pairs("`with`", node.get("with"));
+            let name = uses.split('@').next().unwrap_or_default();
+            let built_in = name.eq_ignore_ascii_case("actions/checkout").then(|| checkout(&with)).flatten();
+            step.action = built_in.unwrap_or(Action::Uses { uses, with });
         } else {
             let Some(run) = node.get("run") else {
                 self.error_hint(node, "a step needs `run` or `uses`", "write `run: <command>`");
@@ -312,7 +316,7 @@ mod tests {
         assert_eq!((main.as_str(), pre, post.as_deref()), ("m.js", None, Some("p.js")));
         assert_eq!(post_condition.as_deref(), Some("success()"));
 
-        let composite = "outputs: {o: {value: '${{ steps.a.outputs.x }}'}}\nruns:\n  using: composite\n  steps:\n    - {id: a, run: ls, shell: bash}\n    - {uses: o/r@v1, with: {k: v}, if: always()}\n";
+        let composite = "outputs: {o: {value: '${{ steps.a.outputs.x }}'}}\nruns:\n  using: composite\n  steps:\n    - {id: a, run: ls, shell: bash}\n    - {uses: o/r@v1, with: {k: v}, if: always()}\n    - {uses: actions/checkout@v4, with: {path: d}}\n";
         let (package, findings) = super::package("action.yml", composite);
         assert!(findings.is_empty(), "{findings:?}");
         let package = package.unwrap();
@@ -324,6 +328,8 @@ mod tests {
             steps[1].action,
             Action::Uses { uses: "o/r@v1".into(), with: vec![("k".into(), "v".into())] }
         );
+
+        assert_eq!(steps[2].action, Action::Checkout { path: "d".into(), depth: 1 });
 
         let docker = "runs: {using: docker, image: Dockerfile, args: ['${{ inputs.a }}', b], env: {K: v}}\n";
         let PackageBody::Container { args, .. } = super::package("action.yml", docker).0.unwrap().body else {

@@ -178,7 +178,7 @@ impl Reader<'_> {
 }
 
 /// Our own checkout, if it can do all that is asked for.
-fn checkout(with: &[(String, String)]) -> Option<Action> {
+pub fn checkout(with: &[(String, String)]) -> Option<Action> {
     let (mut path, mut depth) = (String::new(), 1);
     for (name, value) in with {
         if !CHECKOUT_KEYS.contains(&name.as_str()) || value.contains("${{") {

@@ -152,7 +152,10 @@ impl JobRun<'_> {
             }
         }
         let directory = self.places.actions.join(owner).join(repository).join(git_ref);
-        let server = self.contexts.get("github").and_then(|it| it["server_url"].as_str()).unwrap_or_default();
+        let server = match self.file.actions_url.as_str() {
+            "" => self.contexts.get("github").and_then(|it| it["server_url"].as_str()).unwrap_or_default(),
+            url => url,
+        };
         if server.is_empty() {
             return Err("there is no server that has actions; name a directory of them".into());
         }

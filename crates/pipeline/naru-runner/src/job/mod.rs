@@ -68,6 +68,9 @@ pub struct JobFile {
     /// Directories with packaged steps, `<owner>/<repository>` or `<owner>/<repository>@<ref>`, asked before
     /// the server.
     pub actions_dirs: Vec<PathBuf>,
+    /// Where else they are, if not at `github.server_url`: `<url>/_apis/actions/<owner>/<repository>/<ref>` answers
+    /// with an archive.
+    pub actions_url: String,
     /// The repository's URL as the pod reaches it, and the token that may read it.
     pub checkout_url: String,
     pub checkout_token: String,

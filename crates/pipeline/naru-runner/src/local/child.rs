@@ -73,6 +73,7 @@ pub fn start(
         contexts,
         services: request.services.clone(),
         actions_dirs: request.actions_dirs.clone(),
+        actions_url: request.actions_url.clone(),
         sha: facts.sha.clone(),
         git_ref: facts.git_ref.clone(),
         workspace: root.join(&facts.repository),

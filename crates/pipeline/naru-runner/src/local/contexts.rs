@@ -39,8 +39,10 @@ pub fn of_event(request: &Request, facts: &Facts) -> Map<String, Value> {
         "repository": full_name, "repository_owner": facts.owner, "repository_id": "1", "repository_owner_id": "1",
         "actor": facts.author, "triggering_actor": facts.author, "actor_id": "1",
         "run_id": "1", "run_number": "1", "run_attempt": "1", "retention_days": "90",
-        "server_url": request.server_url, "api_url": format!("{}/api/v3", request.server_url),
-        "graphql_url": format!("{}/api/graphql", request.server_url),
+        // Where actions go that want more than this machine has; the name also tells the official clients that
+        // they speak to no old server.
+        "server_url": "https://github.com", "api_url": "https://api.github.com",
+        "graphql_url": "https://api.github.com/graphql",
         "event": event,
     });
     match github {

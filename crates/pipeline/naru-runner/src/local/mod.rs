@@ -61,8 +61,8 @@ pub struct Request {
     pub actions_dirs: Vec<PathBuf>,
     /// Addresses and tokens of services for actions.
     pub services: BTreeMap<String, String>,
-    /// Where the server with repositories and actions is, if there is one.
-    pub server_url: String,
+    /// Where actions are that are in no directory; see [`JobFile::actions_url`](crate::job::JobFile).
+    pub actions_url: String,
     pub breaks: Vec<String>,
     pub shell_on_failure: bool,
     pub tool_cache: PathBuf,
@@ -72,6 +72,16 @@ pub struct Request {
 pub struct Planned {
     pub plan: Plan,
     pub dialect: &'static Dialect,
+}
+
+/// Whether actions may run, which want services around them.
+pub fn uses_packages(reading: &Reading) -> bool {
+    let mut jobs = reading.planned.iter().flat_map(|it| &it.plan.jobs);
+    jobs.any(|it| {
+        it.call.is_some()
+            || it.deferred.is_some()
+            || it.steps.iter().any(|it| matches!(it.action, naru_plan::Action::Uses { .. }))
+    })
 }
 
 /// What the workflow files of a tree say.

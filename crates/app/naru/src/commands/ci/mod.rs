@@ -9,6 +9,7 @@ pub mod list;
 pub mod rerun;
 pub mod run;
 mod screen;
+mod services;
 pub mod why;
 
 use crate::cli::Global;

@@ -1,6 +1,7 @@
 //! `naru ci run`: the workflows of the current directory, uncommitted changes included, without a daemon.
 
 use super::screen::Screen;
+use super::services;
 use crate::error::{Error, Result};
 use naru_runner::local::{self, Ended, Facts, Machine, Request};
 use serde_json::{Map, Value};
@@ -53,6 +54,9 @@ pub struct RunArgs {
     /// A directory with actions, `<owner>/<name>` or `<owner>/<name>@<ref>`.
     #[arg(long, value_name = "DIR")]
     actions_dir: Vec<PathBuf>,
+    /// The git host that is asked for actions which are in no such directory; `none` asks nobody.
+    #[arg(long, value_name = "URL", default_value = "https://github.com")]
+    actions_from: String,
     /// Open a shell before this step: its id, its name, or its number in the job.
     #[arg(long = "break", value_name = "STEP")]
     breaks: Vec<String>,
@@ -81,7 +85,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     let here = std::env::current_dir()?;
     let facts = Facts::of(&here);
-    let request = request(args, &here, &facts)?;
+    let mut request = request(args, &here, &facts)?;
     let reading = local::read(&request, &facts)?;
     let mut refused = false;
     for (file, finding) in &reading.findings {
@@ -96,6 +100,16 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
             .hint("name another one with --event, such as workflow_dispatch or pull_request"));
     }
     let scratch = tempfile::Builder::new().prefix("naru-ci-").tempdir()?;
+    let services = if local::uses_packages(&reading) {
+        let from = Some(args.actions_from.clone()).filter(|it| it != "none");
+        Some(services::start(&facts, &cache_directory().join("services"), scratch.path(), from).await?)
+    } else {
+        None
+    };
+    if let Some(services) = &services {
+        request.services.clone_from(&services.variables);
+        request.actions_url.clone_from(&services.url);
+    }
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
     let machine = Machine {
         program: std::env::current_exe()?,
@@ -190,11 +204,10 @@ fn request(args: &RunArgs, here: &Path, facts: &Facts) -> Result<Request> {
         env: pairs("--env", &args.env, '=')?,
         labels: args.labels.clone(),
         actions_dirs: args.actions_dir.iter().map(absolute).collect(),
-        services: BTreeMap::new(),
-        server_url: "https://github.com".into(),
         breaks: args.breaks.clone(),
         shell_on_failure: args.on_failure == Some(OnFailure::Shell),
         tool_cache: cache_directory().join("tools"),
+        ..Request::default()
     })
 }
 
