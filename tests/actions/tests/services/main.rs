@@ -8,6 +8,7 @@
 mod artifacts;
 mod caches;
 mod identity;
+mod jobs;
 
 use naru_actions_tests::harness::{Daemon, Repository, text};
 use naru_actions_tests::{node, packages};

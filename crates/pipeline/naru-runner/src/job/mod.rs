@@ -214,10 +214,16 @@ impl JobRun<'_> {
             }
         }
         for (from, to) in self.file.forwards.clone() {
-            if let Err(error) = forward::start(from, to).await {
+            if let Err(error) = forward::start(from, ([127, 0, 0, 1], to).into()).await {
                 self.log.say(&format!("error: the port {from} of a service cannot be listened on: {error}"));
                 self.levels[0].failed = true;
             }
+        }
+        let server = self.file.services.get("ACTIONS_RESULTS_URL").cloned().unwrap_or_default();
+        if let Err(error) = forward::start_server(&server).await {
+            self.log.say(&format!(
+                "warning: curl and git do not reach {server}, because its port is taken: {error}"
+            ));
         }
         self.pre_steps(&steps).await;
         for (index, step) in steps.iter().enumerate() {
