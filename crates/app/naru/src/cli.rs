@@ -174,7 +174,8 @@ pub struct ServeArgs {
     /// Let a name of an image mean another: `rust:1=host` builds with what is installed here.
     #[arg(long, value_name = "NAME=IMAGE")]
     pub image: Vec<String>,
-    /// What a `runs-on` label runs in. `host` is this machine's own tools, read-only, without its secrets.
+    /// What a `runs-on` label runs in. `host` is this machine's own tools, read-only, without its secrets; jobs
+    /// of a label that is `skip` are left out: `windows-latest=skip`.
     #[arg(long, value_name = "LABEL=IMAGE")]
     pub runner: Vec<String>,
     /// Registries that are spoken to without TLS: `localhost:5000`.

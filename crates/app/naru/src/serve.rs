@@ -33,8 +33,17 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Labels that `runs-on` may name without configuration; all mean the host image.
-pub const DEFAULT_RUNNERS: &[&str] =
-    &["ubuntu-latest", "ubuntu-24.04", "ubuntu-22.04", "self-hosted", "linux", "x64"];
+pub const DEFAULT_RUNNERS: &[&str] = &[
+    "ubuntu-latest",
+    "ubuntu-26.04",
+    "ubuntu-24.04",
+    "ubuntu-22.04",
+    "ubuntu-20.04",
+    "ubuntu-slim",
+    "self-hosted",
+    "linux",
+    "x64",
+];
 
 /// Where the pods of Docker's containers are.
 const DOCKER_NAMESPACE: &str = "docker";

@@ -33,6 +33,10 @@ jobs:
       - run: test "${{ matrix.it.n > 5 }}" = "${{ matrix.it.name == 'A' }}"
       - run: test "$LEVEL/$OWN" = "workflow/${{ matrix.it.n }}"
         if: false
+  systems:
+    strategy: {matrix: {os: [ubuntu-latest, windows-latest]}}
+    runs-on: ${{ matrix.os }}
+    steps: [{run: 'true'}]
   call:
     needs: plan
     strategy: {matrix: {target: [x, y]}}
@@ -42,13 +46,13 @@ jobs:
       count: ${{ fromJSON(needs.plan.outputs.list)[0].n }}
     secrets: inherit
   last:
-    needs: [each, call]
+    needs: [each, call, systems]
     if: ${{ !cancelled() && needs.each.result == 'success' }}
     runs-on: ubuntu-latest
     outputs:
       said: ${{ needs.call.outputs.said }}
     steps:
-      - run: test "${{ join(needs.*.result, ' ') }}" = "success success"
+      - run: test "${{ join(needs.*.result, ' ') }}" = "success success success"
       - if: needs.call.outputs.said == 'nothing'
         run: exit 1
 "#;
@@ -79,7 +83,8 @@ jobs:
 
 #[test]
 fn what_the_language_says_is_what_runs() {
-    let daemon = Daemon::start();
+    let dir = tempfile::Builder::new().prefix("naru-test-").tempdir().unwrap();
+    let daemon = Daemon::start_in(dir, &["--runner", "windows-latest=skip"]);
     let repository = Repository::page(&daemon);
     repository.write(".github/workflows/ci.yml", CI);
     repository.write(".github/workflows/called.yml", CALLED);
@@ -101,12 +106,18 @@ fn what_the_language_says_is_what_runs() {
         ("call (x) / Say x", "Succeeded"),
         ("call (y) / Say y", "Succeeded"),
         ("call (x) / never", "Skipped"),
+        ("systems (ubuntu-latest)", "Succeeded"),
+        ("systems (windows-latest)", "Skipped"),
         ("last", "Succeeded"),
     ] {
         assert!(jobs.contains(&wanted), "want {wanted:?} in {jobs:?}");
     }
     let last = status["jobs"].as_array().unwrap().iter().find(|it| it["name"] == "last").unwrap();
     assert_eq!(last["outputs"]["said"], Value::from("y-2"), "{last}");
+
+    let left_out =
+        status["jobs"].as_array().unwrap().iter().find(|it| it["name"] == "systems (windows-latest)");
+    assert_eq!(left_out.unwrap()["message"], "`windows-latest` is left out here, by `--runner`");
 
     // A filter that does not let the push pass: nothing runs, and that is said.
     repository.write("docs/a.md", "text");

@@ -5,6 +5,7 @@
 use super::events::{Callable, Input, InputKind, typed};
 use super::expression::Evaluation;
 use super::late::{Late, decode, encode};
+use super::names::Names;
 use super::place;
 use super::reader::{Reader, line_starts};
 use super::settle::{settle, value};
@@ -90,6 +91,7 @@ pub fn read(reader: &mut Reader<'_>, job: &Job, node: &Node, uses: &Node, name: 
         called: std::mem::take(&mut reader.called),
         calls: reader.calls,
         survey: Survey::default(),
+        names: Names::default(),
     };
     let workflow = root.and_then(|it| inner.workflow(&it));
     let Reader { findings, missing, called, calls, survey, .. } = inner;

@@ -240,6 +240,8 @@ pub struct On {
     pub callable: Option<Callable>,
     /// The inputs of a dispatch, checked and with their types.
     pub inputs: Map<String, Value>,
+    /// Every input that one of the events has.
+    pub input_names: Vec<String>,
 }
 
 impl Reader<'_> {
@@ -286,6 +288,7 @@ impl Reader<'_> {
             match name {
                 "workflow_dispatch" => {
                     let inputs = self.inputs(inputs(), DISPATCH_INPUT);
+                    result.input_names.extend(inputs.iter().map(|it| it.name.clone()));
                     if self.is_meant(name) {
                         result.inputs = self.given(name_node, &inputs);
                         result.applies = true;
@@ -293,6 +296,7 @@ impl Reader<'_> {
                 }
                 "workflow_call" => {
                     let inputs = self.inputs(inputs(), INPUT);
+                    result.input_names.extend(inputs.iter().map(|it| it.name.clone()));
                     result.callable = Some(self.callable(inputs, filter));
                 }
                 _ => {

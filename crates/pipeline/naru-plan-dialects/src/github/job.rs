@@ -4,6 +4,7 @@
 
 use super::call;
 use super::late::Late;
+use super::names::Names;
 use super::place::{self, Allowed};
 use super::reader::{Key, Reader, has_expression, key, refused};
 use super::settle;
@@ -197,6 +198,13 @@ impl Reader<'_> {
         if !self.keys(&what, node, JOB_KEYS) {
             return;
         }
+        let needs: Vec<String> = node
+            .get("needs")
+            .map(|it| self.words("`needs`", it).into_iter().map(|it| it.0).collect())
+            .unwrap_or_default();
+        self.names.needs = Some(needs.clone());
+        self.names.matrix = super::names::of_matrix(node.get("strategy"));
+        self.names.steps = None;
         let mut env = outer.env.clone();
         env.extend(node.get("env").map(|it| self.env(it, &place::JOB_ENV)).unwrap_or_default());
         let mut defaults = outer.defaults.clone();
@@ -212,10 +220,7 @@ impl Reader<'_> {
         let mut job = Job {
             name: id.clone(),
             key: id.clone(),
-            needs: node
-                .get("needs")
-                .map(|it| self.words("`needs`", it).into_iter().map(|it| it.0).collect())
-                .unwrap_or_default(),
+            needs,
             condition: node.get("if").and_then(|it| self.condition(it, &place::JOB_IF)),
             env,
             timeout_minutes: TIMEOUT_MINUTES_DEFAULT,
@@ -227,9 +232,6 @@ impl Reader<'_> {
             id,
             ..Job::default()
         };
-        if let Some(outputs) = node.get("outputs") {
-            job.outputs = self.texts("`outputs`", outputs, &place::JOB_OUTPUT);
-        }
         if calls {
             job.call = self.call(&job, node);
         } else {
@@ -252,6 +254,9 @@ impl Reader<'_> {
                 None => self.error(id_node, format!("the job `{}` has no `steps`", job.id)),
             }
         }
+        if let Some(outputs) = node.get("outputs") {
+            job.outputs = self.texts("`outputs`", outputs, &place::JOB_OUTPUT);
+        }
         let mut late = Late {
             place: id_node.place,
             labels: self.trigger.labels.clone(),
@@ -271,6 +276,8 @@ impl Reader<'_> {
         {
             late.nodes.push((settle::SHELL.to_owned(), shell.clone()));
         }
+        self.names =
+            Names { inputs: self.names.inputs.take(), jobs: self.names.jobs.take(), ..Names::default() };
         self.settle(job, late, jobs);
     }
 

@@ -15,6 +15,7 @@ pub mod expression;
 mod job;
 mod late;
 mod matrix;
+mod names;
 mod pattern;
 mod place;
 mod reader;

@@ -2,6 +2,7 @@
 //! expressions are checked.
 
 use super::expression::{self, Part};
+use super::names::Names;
 use super::place::Allowed;
 use crate::Trigger;
 use naru_text::yaml::{Data, Node, Style};
@@ -45,6 +46,8 @@ pub struct Reader<'a> {
     /// How many calls were followed.
     pub calls: usize,
     pub survey: crate::Survey,
+    /// What expressions can look up where the reader is.
+    pub names: Names,
 }
 
 impl Reader<'_> {
@@ -157,6 +160,10 @@ impl Reader<'_> {
             if let Err(error) = allowed.check(expr) {
                 let place = self.place_in(node, text, offset + error.offset);
                 self.findings.push(Finding::error(place, format!("expression: {}", error.message)));
+            }
+            for (message, hint, at) in self.names.unknown(expr) {
+                let place = self.place_in(node, text, offset + at);
+                self.warn(place, message, hint);
             }
             super::security::note_secrets(expr, &mut self.survey);
         }

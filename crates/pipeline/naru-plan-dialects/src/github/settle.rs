@@ -140,8 +140,8 @@ pub fn apply(
             check_labels(&labels, &late.labels, node.place)?;
             job.runs_on = labels;
         }
-        "timeout-minutes" => job.timeout_minutes = minutes(node, evaluation)?,
-        "cancel-timeout-minutes" => job.cancel_timeout_minutes = minutes(node, evaluation)?,
+        "timeout-minutes" => minutes(node, evaluation, &mut job.timeout_minutes)?,
+        "cancel-timeout-minutes" => minutes(node, evaluation, &mut job.cancel_timeout_minutes)?,
         "continue-on-error" => job.continue_on_error = truth(node, &value(node, evaluation)?)?,
         "concurrency" => {
             let node = computed(node, evaluation)?;
@@ -287,13 +287,18 @@ fn truth(node: &Node, value: &Val<'_>) -> Result<bool, Finding> {
     }
 }
 
-fn minutes(node: &Node, evaluation: &Evaluation<'_>) -> Result<u64, Finding> {
+/// What comes out as nothing leaves the limit as it is.
+fn minutes(node: &Node, evaluation: &Evaluation<'_>, limit: &mut u64) -> Result<(), Finding> {
     let it = value(node, evaluation)?;
+    if it.text().is_empty() {
+        return Ok(());
+    }
     let number = it.number();
     if !number.is_finite() || number < 0.0 || it.is_collection() {
         return Err(at(node, format!("must be a number of minutes, this is `{}`", it.text())));
     }
-    Ok(number.ceil() as u64)
+    *limit = number.ceil() as u64;
+    Ok(())
 }
 
 /// The combinations of the matrix; `None` if there is none.
@@ -418,8 +423,10 @@ fn check_labels(labels: &[String], served: &[String], place: Place) -> Result<()
         return Ok(());
     };
     let known = served.join(", ");
-    Err(Finding::error(place, format!("no machine here serves the label `{label}`"))
-        .hint(format!("map it to an image with `--runner {label}=<image>`; known: {known}")))
+    Err(Finding::error(place, format!("no machine here serves the label `{label}`")).hint(format!(
+        "map it with `naru serve --runner {label}=<image>`, or leave such jobs out with \
+             `--runner {label}=skip`; known: {known}"
+    )))
 }
 
 /// A group alone, or with its settings. Texts stay as they are.

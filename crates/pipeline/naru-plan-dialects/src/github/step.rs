@@ -50,6 +50,7 @@ impl Reader<'_> {
     pub fn steps(&mut self, steps: &Node, defaults: &Defaults) -> Vec<Step> {
         let mut all: Vec<Step> = Vec::new();
         let mut ids: Vec<String> = Vec::new();
+        self.names.steps = Some(Vec::new());
         for node in steps.items() {
             let Some(step) = self.step(node, defaults) else { continue };
             if let Some(id) = node.get("id").filter(|_| !step.id.is_empty()) {
@@ -61,6 +62,7 @@ impl Reader<'_> {
                     self.error(id, format!("two steps have the id `{}`", step.id));
                 }
                 ids.push(step.id.to_lowercase());
+                self.names.steps.get_or_insert_default().push(step.id.clone());
             }
             all.push(step);
         }

@@ -2,6 +2,7 @@
 //! not honour stops the file. Either way the place is named.
 
 use super::job::Outer;
+use super::names::Names;
 use super::place;
 use super::reader::{Key, Reader, key, line_starts};
 use super::settle;
@@ -47,6 +48,7 @@ pub fn lower(path: &str, source: &str, trigger: &Trigger) -> Lowered {
         called: Vec::new(),
         calls: 0,
         survey: Survey::default(),
+        names: Names::default(),
     };
     let Some(root) = node else { return Lowered { findings: reader.findings, ..Lowered::default() } };
     let read = reader.workflow(&root);
@@ -104,6 +106,7 @@ impl Reader<'_> {
             return None;
         };
         let on = self.on(on);
+        self.names.inputs = Some(on.input_names.clone());
         // A file that is called in gets its inputs later, and so does one that is only looked at.
         if self.callers.is_empty() && (on.applies || !on.inputs.is_empty()) {
             self.known.insert("inputs".into(), serde_json::Value::Object(on.inputs.clone()));
@@ -133,6 +136,8 @@ impl Reader<'_> {
             self.error(jobs, "`jobs` must name at least one job");
             return None;
         }
+        self.names.jobs =
+            Some(jobs.entries().iter().filter_map(|(id, _)| id.as_str().map(str::to_owned)).collect());
         for (id, job) in jobs.entries() {
             self.job(id, job, &outer, &mut plan.jobs);
         }

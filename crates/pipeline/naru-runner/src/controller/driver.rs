@@ -23,6 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// Labels that say what every machine here is: another one beside them says more.
+const GENERAL_LABELS: &[&str] = &["self-hosted", "linux", "x64", "arm64"];
+
 /// Deadlines are looked at this often when nothing else happens.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -390,7 +393,10 @@ impl Driver {
 
     async fn act(&mut self, at: usize, next: Next) -> Result<Acted, naru_client::Error> {
         let (index, phase, message) = match next {
-            Next::Start(index) => return self.start(at, index).await,
+            Next::Start(index) => match self.left_out(&self.plans[at].plan.jobs[index]) {
+                Some(why) => (index, JobPhase::Skipped, why),
+                None => return self.start(at, index).await,
+            },
             Next::Expand(index) => match self.expand(at, index) {
                 Ok(()) => return Ok(Acted::Reshaped),
                 Err(error) => (index, JobPhase::Failed, error.message),
@@ -405,6 +411,24 @@ impl Driver {
         };
         self.close(at, index, phase, &message);
         Ok(Acted::Moved)
+    }
+
+    /// What a job's labels map to. `[self-hosted, linux, gpu]` is a machine with a GPU.
+    fn image_of(&self, job: &Job) -> Option<&str> {
+        let mapped = |label: &&String| {
+            let mut runners = self.config.runners.iter();
+            runners.find(|(it, _)| it.eq_ignore_ascii_case(label)).map(|(_, image)| image.as_str())
+        };
+        let general = |it: &&String| GENERAL_LABELS.iter().any(|general| general.eq_ignore_ascii_case(it));
+        let mut labels =
+            job.runs_on.iter().filter(|it| !general(it)).chain(job.runs_on.iter().filter(general));
+        labels.find_map(|it| mapped(&it))
+    }
+
+    /// Why a job is not run here, if that was decided for its label.
+    fn left_out(&self, job: &Job) -> Option<String> {
+        let left_out = self.image_of(job) == Some(super::LEFT_OUT);
+        left_out.then(|| format!("`{}` is left out here, by `--runner`", job.runs_on.join(", ")))
     }
 
     /// Ends a job that has no pod.
@@ -737,10 +761,7 @@ impl Driver {
         }
         let container = job.container.as_ref().map(|it| computed(it, &text)).transpose()?;
         let container = container.filter(|it| !it.image.is_empty());
-        let image = job.runs_on.iter().find_map(|it| {
-            let mut runners = self.config.runners.iter();
-            runners.find(|(label, _)| label.eq_ignore_ascii_case(it)).map(|(_, image)| image.as_str())
-        });
+        let image = self.image_of(job);
         let metadata = json!({
             "name": pod, "namespace": self.config.namespace,
             "labels": {

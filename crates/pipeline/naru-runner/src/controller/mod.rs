@@ -38,6 +38,9 @@ const STATUS_EVERY: Duration = Duration::from_millis(150);
 /// The pause before a run whose driver met an error is driven again.
 const TAKE_UP_PAUSE: Duration = Duration::from_secs(1);
 
+/// In place of an image: jobs with this label are skipped.
+pub const LEFT_OUT: &str = "skip";
+
 #[derive(Clone)]
 pub struct Config {
     pub namespace: String,
@@ -52,7 +55,7 @@ pub struct Config {
     pub run_token: Arc<dyn Fn(&str) -> String + Send + Sync>,
     /// Signs what a job proves itself with.
     pub job_tokens: TokenKey,
-    /// What `runs-on` labels map to: label to image.
+    /// What `runs-on` labels map to: label to image, or to [`LEFT_OUT`].
     pub runners: BTreeMap<String, String>,
     /// Our own program on the node, which runs the steps in job pods.
     pub launch: Launch,

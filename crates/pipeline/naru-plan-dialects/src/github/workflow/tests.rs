@@ -200,7 +200,7 @@ jobs:
       - id: d
         uses: owner/act@0123456789012345678901234567890123456789
         with: {a: 1, b: '${{ runner.os }}', entrypoint: /x, args: y}
-        continue-on-error: ${{ matrix.x }}
+        continue-on-error: ${{ env.LOOSE == 'yes' }}
         timeout-minutes: ${{ fromJSON('3') }}
       - run: print(1)
         shell: python
@@ -243,7 +243,7 @@ jobs:
     assert!(uses.starts_with("owner/act@"));
     assert_eq!(with[0], ("a".to_owned(), "1".to_owned()));
     assert_eq!(a.steps[0].timeout_minutes_text, "${{ fromJSON('3') }}");
-    assert_eq!(a.steps[0].continue_on_error_text, "${{ matrix.x }}");
+    assert_eq!(a.steps[0].continue_on_error_text, "${{ env.LOOSE == 'yes' }}");
     let shell = |index: usize| match &a.steps[index].action {
         Action::Run { shell, script, extension } => (shell.join(" "), script.clone(), extension.clone()),
         _ => panic!(),
@@ -258,6 +258,36 @@ jobs:
     assert!(!plan.jobs[2].permissions.as_ref().unwrap().contains_key("id-token"));
     // Our own checkout does not take other refs.
     assert!(matches!(plan.jobs[2].steps[0].action, Action::Uses { .. }));
+}
+
+#[test]
+fn a_name_that_is_nowhere_is_warned_of() {
+    let source = "on: {push: , workflow_dispatch: {inputs: {level: {}}}}
+jobs:
+  build: {runs-on: gpu, outputs: {a: '${{ steps.x.outputs.v }}'}, steps: [{run: x}]}
+  test:
+    needs: build
+    runs-on: gpu
+    strategy: {matrix: {os: [a], include: [{cc: gcc}]}}
+    name: ${{ matrix.oss }} ${{ matrix.cc }} ${{ inputs.levle }}
+    steps:
+      - run: echo ${{ needs.biuld.result }} ${{ steps.later.outcome }}
+      - {id: later, run: 'echo ${{ needs.build.result }}'}
+      - run: echo ${{ steps.later.outcome }} ${{ steps['LATER'].outcome }} ${{ needs.*.result }}
+";
+    let lowered = lower("ci.yml", source, &main());
+    let got = rendered(&lowered);
+    let wanted = [
+        "`x` is not the id of a step before this one: `steps.x` is nothing\n  --> ci.yml:3:49\nhint: there are none",
+        "`oss` is not a name of this job's matrix: `matrix.oss` is nothing\n  --> ci.yml:8:22\nhint: did you mean `os`?",
+        "`levle` is not an input of this workflow: `inputs.levle` is nothing\n  --> ci.yml:8:57\nhint: did you mean `level`?",
+        "`biuld` is not among the `needs` of this job: `needs.biuld` is nothing\n  --> ci.yml:10:29\nhint: did you mean `build`?",
+        "`later` is not the id of a step before this one: `steps.later` is nothing\n  --> ci.yml:10:55",
+    ];
+    for want in wanted {
+        assert!(got.contains(want), "want {want}\ngot {got}");
+    }
+    assert_eq!(lowered.findings.len(), wanted.len(), "{got}");
 }
 
 #[test]
@@ -472,7 +502,10 @@ jobs:
         .iter()
         .map(|it| (it.key.as_str(), it.name.as_str(), it.runs_on[0].as_str(), it.timeout_minutes))
         .collect();
-    assert_eq!(seen, [("test-1", "gpu 0/2", "gpu", 3), ("test-2", "ubuntu-latest 1/2", "ubuntu-latest", 0)]);
+    assert_eq!(
+        seen,
+        [("test-1", "gpu 0/2", "gpu", 3), ("test-2", "ubuntu-latest 1/2", "ubuntu-latest", 360)]
+    );
     assert!(made.iter().all(|it| it.deferred.is_none() && !it.fail_fast && it.parallel_max == 1));
     assert_eq!(made[0].matrix["a"], "b");
     assert_eq!(made[0].container.as_ref().unwrap().image, "x");
@@ -702,11 +735,11 @@ fn calls_that_multiply_are_stopped() {
 
 #[test]
 fn a_file_that_does_not_apply_is_surveyed() {
-    let source = "name: Nightly\non: {schedule: [{cron: '0 3 * * *', timezone: Asia/Tokyo}]}\njobs:\n  a:\n    runs-on: ${{ inputs.x || 'gpu' }}\n    steps: [{uses: actions/cache@v4}, {run: 'echo ${{ secrets.A }} ${{ vars.B }}'}]\n";
+    let source = "name: Nightly\non: {schedule: [{cron: '0 3 * * *', timezone: Asia/Tokyo}], workflow_dispatch: {inputs: {x: {}}}}\njobs:\n  a:\n    runs-on: ${{ inputs.x || 'gpu' }}\n    steps: [{uses: actions/cache@v4}, {run: 'echo ${{ secrets.A }} ${{ vars.B }}'}]\n";
     let lowered = lower("ci.yml", source, &main());
     assert!(lowered.findings.is_empty() && lowered.plan.is_none());
     assert_eq!(lowered.name, "Nightly");
-    assert_eq!(lowered.events, ["schedule"]);
+    assert_eq!(lowered.events, ["schedule", "workflow_dispatch"]);
     assert_eq!(lowered.schedules[0].timezone, "Asia/Tokyo");
     let survey = lowered.survey;
     assert!(
