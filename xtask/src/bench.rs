@@ -18,6 +18,7 @@ mod pods;
 mod push_to_live;
 mod rebuild;
 mod registry;
+mod workflow;
 
 use crate::root;
 use daemon::Shop;
@@ -32,6 +33,7 @@ pub type Result<T> = std::result::Result<T, String>;
 const BENCHES: &[(&str, fn(&mut Bench) -> Result<Vec<Line>>)] = &[
     ("size", footprint::size),
     ("expressions", expressions::run),
+    ("workflow", workflow::run),
     ("container", container::run),
     ("gateway", gateway::run),
     ("cluster", cluster::run),

@@ -50,7 +50,10 @@ const DOORS: &[(&str, &[&str])] = &[
     ("seccompiler", &["naru-runtime"]),
     ("rtnetlink", &["naru-net"]),
     ("clap", &["naru"]),
-    ("axum", &["kube-api", "naru-git", "naru-hooks", "naru-job-api", "naru-registry", "naru-engine-api", "naru"]),
+    (
+        "axum",
+        &["kube-api", "naru-git", "naru-hooks", "naru-job-api", "naru-registry", "naru-engine-api", "naru"],
+    ),
     // The gateway only reads certificates; its tests make some.
     ("rcgen", &["kube-api", "naru-gateway"]),
     ("kube", &["naru-client", "naru"]),

@@ -87,3 +87,52 @@ fn an_action_that_is_nowhere_fails_its_job_with_what_to_do() {
     let log = repository.push();
     assert!(log.contains("the action `nobody/nothing@v1` cannot be had"), "{log}");
 }
+
+const DOCKER: &str = "inputs: {word: {default: none}}\noutputs: {out: {}}\n\
+                      runs: {using: docker, image: Dockerfile, args: ['${{ inputs.word }}', two words], env: {OWN: 'w-${{ inputs.word }}'}}\n";
+const ENTRY: &str = "#!/bin/busybox sh\necho \"args $1|$2 input $INPUT_WORD own $OWN home $HOME\"\n\
+                     busybox pwd\nbusybox cat kept\necho out=from-inside >> $GITHUB_OUTPUT\necho made > made\n\
+                     echo \"::add-mask::$INPUT_WORD-x\"\necho \"hidden $INPUT_WORD-x\"\n";
+
+/// Docker's own command line on our Docker API: a Docker action of a local run is built and run there.
+#[test]
+fn a_docker_action_runs_where_there_is_a_docker() {
+    let daemon = Daemon::start();
+    let workflow = super::steps(
+        "      - uses: actions/checkout@v4
+      - id: d
+        uses: ./action
+        with: {word: hello}
+      - run: echo \"out ${{ steps.d.outputs.out }} $(cat made)\"
+",
+    );
+    let project = super::Project::new(&[
+        (".github/workflows/ci.yml", &workflow),
+        ("kept", "kept here\n"),
+        ("action/action.yml", DOCKER),
+        ("action/entry.sh", ENTRY),
+        (
+            "action/Dockerfile",
+            "FROM scratch\nCOPY busybox /bin/busybox\nCOPY --chmod=755 entry.sh /entry.sh\nENV PATH=/bin\nENTRYPOINT [\"/entry.sh\"]\n",
+        ),
+    ]);
+    std::fs::copy(naru_actions_tests::harness::busybox(), project.path("tree/action/busybox")).unwrap();
+    let path = format!(
+        "{}:{}",
+        super::tool("bin").canonicalize().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let socket = format!("unix://{}", daemon.data_dir().join("docker.sock").display());
+    let output = project.naru(&[]).env("PATH", path).env("DOCKER_HOST", socket).output().unwrap();
+    let log = super::text(&output.stdout);
+    assert!(output.status.success(), "{log}{}", super::text(&output.stderr));
+    for want in [
+        "args hello|two words input hello own w-hello home /github/home",
+        "/github/workspace",
+        "kept here",
+        "hidden ***",
+        "out from-inside made",
+    ] {
+        assert!(log.contains(want), "`{want}` is missing in\n{log}");
+    }
+}

@@ -14,6 +14,7 @@ mod workflows;
 
 pub use environments::{approval_annotation, secret_name, variables_name};
 pub use pod::SERVER_HOST;
+pub(crate) use pod::words;
 
 use crate::launch::Launch;
 use driver::Driver;

@@ -388,7 +388,7 @@ fn memory(text: &str) -> Result<String, String> {
 }
 
 /// A command line's words as a shell would split them; nothing is expanded.
-fn words(text: &str) -> Result<Vec<String>, String> {
+pub fn words(text: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut chars = text.chars();

@@ -537,11 +537,7 @@ impl JobRun<'_> {
                     None => SUCCEEDED,
                 }
             }
-            PackageBody::Container { .. } => {
-                let message = "Docker actions cannot run in this job: it has no container for them";
-                self.log.remark("error", message);
-                FAILED
-            }
+            PackageBody::Container { .. } => self.container(stage, at, step, loaded, env, inputs).await,
             PackageBody::Composite { .. } => unreachable!("its steps run one by one"),
         };
         self.levels.last_mut().expect("there is always the job's own level").action = outer;

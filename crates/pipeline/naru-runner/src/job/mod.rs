@@ -8,6 +8,7 @@
 mod actions;
 mod checkout;
 mod commands;
+mod container;
 mod environment;
 mod fetch;
 mod forward;

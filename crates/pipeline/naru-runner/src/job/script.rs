@@ -450,6 +450,6 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 /// `INPUT_` and the name in capitals, blanks as underscores.
-fn input_variable(name: &str) -> String {
+pub(super) fn input_variable(name: &str) -> String {
     format!("INPUT_{}", name.replace(' ', "_").to_uppercase())
 }

@@ -41,7 +41,7 @@ pub enum CiCommand {
     /// Keep a run from deploying to an environment.
     Reject(decide::DecideArgs),
     /// Run the workflows of this directory here and now, without a daemon: `naru ci run -j test`.
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
 }
 
 pub async fn run(global: &Global, command: &CiCommand) -> Result<ExitCode> {
