@@ -49,6 +49,9 @@ pub struct Lowered {
     /// Files of [`Trigger::files`] that are called in and were not given, by the same names. There is no plan
     /// then; the caller fetches them and asks again.
     pub missing: Vec<String>,
+    /// Whether the file asks for the trigger, also if it cannot be honoured. A file whose events cannot be read
+    /// counts as if it did.
+    pub applies: bool,
     /// What people call it.
     pub name: String,
     /// The events that it asks for.

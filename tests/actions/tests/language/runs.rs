@@ -81,6 +81,8 @@ jobs:
     steps: [{run: exit 1}]
 "#;
 
+const OTHER: &str = "on: release\njobs: {a: {runs-on: a-mainframe, steps: [{run: x}]}}\n";
+
 #[test]
 fn what_the_language_says_is_what_runs() {
     let dir = tempfile::Builder::new().prefix("naru-test-").tempdir().unwrap();
@@ -88,11 +90,15 @@ fn what_the_language_says_is_what_runs() {
     let repository = Repository::page(&daemon);
     repository.write(".github/workflows/ci.yml", CI);
     repository.write(".github/workflows/called.yml", CALLED);
+    // What is wrong with a file that does not ask for a push keeps nobody from pushing.
+    repository.write(".github/workflows/other.yml", OTHER);
     repository.commit("the language");
     let shown = repository.push();
     let run = daemon.get("runs").into_iter().next().unwrap();
     let status = &run["status"];
     assert_eq!(status["phase"], "Succeeded", "{shown}\n{status:#}");
+    let told = status["diagnostics"].to_string();
+    assert!(told.contains("no machine here serves the label `a-mainframe`"), "{told}");
     let jobs: Vec<(&str, &str)> = status["jobs"]
         .as_array()
         .unwrap()

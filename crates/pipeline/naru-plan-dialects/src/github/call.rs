@@ -92,6 +92,7 @@ pub fn read(reader: &mut Reader<'_>, job: &Job, node: &Node, uses: &Node, name: 
         calls: reader.calls,
         survey: Survey::default(),
         names: Names::default(),
+        applies: None,
     };
     let workflow = root.and_then(|it| inner.workflow(&it));
     let Reader { findings, missing, called, calls, survey, .. } = inner;

@@ -48,6 +48,8 @@ pub struct Reader<'a> {
     pub survey: crate::Survey,
     /// What expressions can look up where the reader is.
     pub names: Names,
+    /// Whether the file asks for the trigger, once its events were read without fault.
+    pub applies: Option<bool>,
 }
 
 impl Reader<'_> {

@@ -29,10 +29,12 @@ const SOURCE_BYTES_MAX: usize = 1024 * 1024;
 const FINDINGS_MAX: usize = 100;
 
 pub fn lower(path: &str, source: &str, trigger: &Trigger) -> Lowered {
+    // Of a file that cannot be read nobody knows what it asks for.
+    let meant = trigger.workflow.as_ref().is_none_or(|it| it == path);
     if source.len() > SOURCE_BYTES_MAX {
         let message = format!("the file has {} bytes; a workflow may have {SOURCE_BYTES_MAX}", source.len());
         let finding = Finding::error(Place::new(1, 1), message);
-        return Lowered { findings: vec![finding], ..Lowered::default() };
+        return Lowered { findings: vec![finding], applies: meant, ..Lowered::default() };
     }
     let (node, findings) = yaml::parse(source);
     let known = trigger.contexts.clone();
@@ -49,13 +51,16 @@ pub fn lower(path: &str, source: &str, trigger: &Trigger) -> Lowered {
         calls: 0,
         survey: Survey::default(),
         names: Names::default(),
+        applies: None,
     };
-    let Some(root) = node else { return Lowered { findings: reader.findings, ..Lowered::default() } };
+    let Some(root) = node else {
+        return Lowered { findings: reader.findings, applies: meant, ..Lowered::default() };
+    };
     let read = reader.workflow(&root);
-    let Reader { mut findings, missing, mut survey, .. } = reader;
+    let Reader { mut findings, missing, mut survey, applies, .. } = reader;
     findings.sort_by_key(|it| it.place);
     shorten(&mut findings);
-    let mut lowered = Lowered { findings, missing, ..Lowered::default() };
+    let mut lowered = Lowered { findings, missing, applies: applies.unwrap_or(meant), ..Lowered::default() };
     if let Some(read) = read {
         lowered.name.clone_from(&read.plan.name);
         lowered.events.clone_from(&survey.events);
@@ -105,7 +110,13 @@ impl Reader<'_> {
             self.error_hint(root, "the workflow has no `on`", "write `on: push`");
             return None;
         };
+        let ids = root.get("jobs").map(Node::entries).unwrap_or_default().iter();
+        self.names.jobs = Some(ids.filter_map(|(id, _)| id.as_str().map(str::to_owned)).collect());
+        let before = self.findings.iter().filter(|it| it.is_error()).count();
         let on = self.on(on);
+        if self.findings.iter().filter(|it| it.is_error()).count() == before || on.applies {
+            self.applies = Some(on.applies);
+        }
         self.names.inputs = Some(on.input_names.clone());
         // A file that is called in gets its inputs later, and so does one that is only looked at.
         if self.callers.is_empty() && (on.applies || !on.inputs.is_empty()) {
@@ -136,8 +147,6 @@ impl Reader<'_> {
             self.error(jobs, "`jobs` must name at least one job");
             return None;
         }
-        self.names.jobs =
-            Some(jobs.entries().iter().filter_map(|(id, _)| id.as_str().map(str::to_owned)).collect());
         for (id, job) in jobs.entries() {
             self.job(id, job, &outer, &mut plan.jobs);
         }

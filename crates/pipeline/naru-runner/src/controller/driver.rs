@@ -143,7 +143,7 @@ impl Driver {
             ]),
         };
         let reading = plans::read(tree.path(), &self.config.source, &self.config.owner, &trigger).await;
-        let refused = reading.diagnostics.iter().any(|it| it.severity == "error");
+        let refused = reading.refused;
         self.plans = reading.planned;
         if spec.event == "push" && spec.deploy && spec.again.is_none() && !refused {
             super::workflows::publish(&self.shared, &self.run, &reading.files).await?;

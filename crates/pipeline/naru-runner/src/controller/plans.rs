@@ -27,6 +27,8 @@ pub struct Planned {
 pub struct Reading {
     pub planned: Vec<Planned>,
     pub diagnostics: Vec<Diagnostic>,
+    /// Whether a file that asks for the event cannot be honoured. What is wrong with the others is told, too.
+    pub refused: bool,
     /// Every file that could be read, applying or not.
     pub files: Vec<ReadFile>,
 }
@@ -49,6 +51,7 @@ pub async fn read(tree: &Path, source: &Source, owner: &str, trigger: &Trigger) 
         let Some(dialect) = dialect_of(&path) else { continue };
         let Ok(Some(text)) = read_file(tree, &path) else { continue };
         let lowered = lower_with_calls(dialect, &path, &text, &mut trigger, tree, source, owner).await;
+        reading.refused |= lowered.applies && lowered.findings.iter().any(|it| it.is_error());
         reading.diagnostics.extend(lowered.findings.iter().map(|it| Diagnostic {
             severity: if it.is_error() { "error" } else { "warning" }.into(),
             file: path.clone(),

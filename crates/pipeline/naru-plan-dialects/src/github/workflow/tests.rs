@@ -734,6 +734,22 @@ fn calls_that_multiply_are_stopped() {
 }
 
 #[test]
+fn a_fault_counts_for_the_events_that_a_file_asks_for() {
+    let applies = |on: &str| {
+        let source = format!("on: {on}\njobs: {{a: {{runs-on: nowhere, steps: [{{run: x}}]}}}}\n");
+        let lowered = lower("ci.yml", &source, &main());
+        assert!(lowered.findings.iter().any(Finding::is_error));
+        lowered.applies
+    };
+    assert!(applies("push") && applies("[push, pull_request]"));
+    assert!(!applies("pull_request") && !applies("{push: {branches: [dev]}}"));
+    // Nobody knows what these ask for.
+    assert!(applies("psuh") && applies("{pull_request: {branch: x}}") && applies("[") && applies(""));
+    let other = Trigger { workflow: Some("other.yml".into()), ..main() };
+    assert!(!lower("ci.yml", "on: [", &other).applies);
+}
+
+#[test]
 fn a_file_that_does_not_apply_is_surveyed() {
     let source = "name: Nightly\non: {schedule: [{cron: '0 3 * * *', timezone: Asia/Tokyo}], workflow_dispatch: {inputs: {x: {}}}}\njobs:\n  a:\n    runs-on: ${{ inputs.x || 'gpu' }}\n    steps: [{uses: actions/cache@v4}, {run: 'echo ${{ secrets.A }} ${{ vars.B }}'}]\n";
     let lowered = lower("ci.yml", source, &main());
