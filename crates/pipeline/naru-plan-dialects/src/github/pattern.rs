@@ -1,4 +1,4 @@
-//! The patterns of `branches` and `tags`, after GitHub's "Filter pattern cheat sheet". They look like globs
+//! The patterns of `branches`, `tags` and `paths`, after GitHub's "Filter pattern cheat sheet". They look like globs
 //! and are not: `?` and `+` repeat the character before them, as in `v[0-9]+.[0-9]+`.
 
 /// What one place of the name may hold.
@@ -8,6 +8,10 @@ enum Atom {
     Star,
     /// `**`: any characters.
     DoubleStar,
+    /// `**/` where a name begins: the way around the next item, which is the directories.
+    MaybeDirectories,
+    /// Any characters up to a `/`.
+    Directories,
     /// `[a-z]`, as ranges.
     Class(Vec<(char, char)>),
 }
@@ -41,7 +45,18 @@ impl Pattern {
                     }
                     continue;
                 }
-                '*' if chars.next_if_eq(&'*').is_some() => Atom::DoubleStar,
+                '*' if chars.next_if_eq(&'*').is_some() => {
+                    let begins = matches!(
+                        items.last(),
+                        None | Some((Atom::Literal('/'), Times::Once) | (Atom::Directories, _))
+                    );
+                    if begins && chars.next_if_eq(&'/').is_some() {
+                        items.push((Atom::MaybeDirectories, Times::Once));
+                        Atom::Directories
+                    } else {
+                        Atom::DoubleStar
+                    }
+                }
                 '*' => Atom::Star,
                 '[' => Atom::Class(class(&mut chars)?),
                 '\\' => Atom::Literal(chars.next().ok_or("`\\` at the end")?),
@@ -61,6 +76,11 @@ impl Pattern {
         for c in name.chars() {
             let mut next = vec![false; at.len()];
             for (index, (atom, times)) in self.items.iter().enumerate().filter(|(index, _)| at[*index]) {
+                if matches!(atom, Atom::Directories) {
+                    next[index] = true;
+                    next[index + 1] |= c == '/';
+                    continue;
+                }
                 let (fits, stays) = match atom {
                     Atom::Literal(it) => (*it == c, *times == Times::AtLeastOnce),
                     Atom::Class(ranges) => (
@@ -68,7 +88,8 @@ impl Pattern {
                         *times == Times::AtLeastOnce,
                     ),
                     Atom::Star => (c != '/', true),
-                    Atom::DoubleStar => (true, true),
+                    Atom::DoubleStar | Atom::Directories => (true, true),
+                    Atom::MaybeDirectories => (false, false),
                 };
                 if fits {
                     next[index] |= stays;
@@ -84,8 +105,12 @@ impl Pattern {
     /// Steps over what may be left out.
     fn skip(&self, at: &mut [bool]) {
         for (index, (atom, times)) in self.items.iter().enumerate() {
-            if at[index] && (matches!(atom, Atom::Star | Atom::DoubleStar) || *times == Times::AtMostOnce) {
+            let none = matches!(atom, Atom::Star | Atom::DoubleStar | Atom::MaybeDirectories);
+            if at[index] && (none || *times == Times::AtMostOnce) {
                 at[index + 1] = true;
+            }
+            if at[index] && matches!(atom, Atom::MaybeDirectories) {
+                at[index + 2] = true;
             }
         }
     }
@@ -137,6 +162,30 @@ mod tests {
             ("colou?r", &["color", "colour"], &["colouur"]),
             ("releases**", &["releases/1/x", "releases"], &["release"]),
             ("a\\*", &["a*"], &["ab"]),
+            ("*.jsx?", &["page.js", "page.jsx"], &["page.j", "a/page.js"]),
+            ("**.js", &["index.js", "js/index.js", "src/js/app.js"], &["index.jsx"]),
+            ("docs/*", &["docs/README.md", "docs/file.txt"], &["docs/a/b.md"]),
+            ("docs/**", &["docs/README.md", "docs/mona/octocat.txt"], &["doc/x", "docs"]),
+            (
+                "docs/**/*.md",
+                &["docs/README.md", "docs/mona/hello-world.md", "docs/a/markdown/file.md"],
+                &["docs.md", "a/docs/x.md"],
+            ),
+            (
+                "**/docs/**",
+                &["docs/hello.md", "dir/docs/my-file.txt", "space/docs/plan/space.doc"],
+                &["mydocs/x", "docs"],
+            ),
+            ("**/README.md", &["README.md", "js/README.md"], &["js/xREADME.md"]),
+            ("**/*src/**", &["a/src/app.js", "my-src/code/js/app.js"], &["src-a/x.js"]),
+            ("**/*-post.md", &["my-post.md", "path/their-post.md"], &["my-post.mdx"]),
+            (
+                "**/migrate-*.sql",
+                &["migrate-10909.sql", "db/migrate-v1.0.sql", "db/sept/migrate-v1.sql"],
+                &["db/xmigrate-1.sql"],
+            ),
+            ("a/**/b", &["a/b", "a/x/b", "a/x/y/b"], &["a/xb", "ab"]),
+            ("**/**/x", &["x", "a/x", "a/b/x"], &["ax"]),
         ];
         for (pattern, good, bad) in cases {
             let it = Pattern::parse(pattern).unwrap();
