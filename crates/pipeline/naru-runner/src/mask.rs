@@ -188,6 +188,8 @@ fn encoded(secret: &str, forms: &mut Vec<String>) {
     forms.push(ascii_json(&json));
     // JSON within JSON.
     forms.push(self::json(&json));
+    forms.push(self::json(&ascii_json(&json)));
+    forms.push(self::json(&html_safe));
     forms.push(json);
 
     let xml = secret.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");

@@ -1,7 +1,9 @@
 //! The same steps in a pod: actions from the daemon's directory, and what a step cannot get at.
 
-use naru_actions_tests::harness::{Daemon, Repository};
+use naru_actions_tests::harness::{Daemon, Repository, naru_binary};
 use serde_json::Value;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 const WORKFLOW: &str = "on: push
 jobs:
@@ -134,5 +136,78 @@ fn a_docker_action_runs_where_there_is_a_docker() {
         "out from-inside made",
     ] {
         assert!(log.contains(want), "`{want}` is missing in\n{log}");
+    }
+}
+
+const SECRET: &str = "tr4ce-M3<&>'\"x y/\\é";
+
+/// One line per encoding, `name value`. The last ones are what a database of objects may hold by itself.
+const LEAKS: &str = r#"
+import base64, html, json, os, re, shlex, sys, urllib.parse
+s = os.environ['S']
+b = s.encode()
+forms = {
+    'plain': s, 'json': json.dumps(s), 'json-utf8': json.dumps(s, ensure_ascii=False), 'json-twice': json.dumps(json.dumps(s)),
+    'html': html.escape(s), 'url': urllib.parse.quote(s), 'url-all': urllib.parse.quote(s, safe=''),
+    'form': urllib.parse.quote_plus(s), 'url-lower': re.sub('%..', lambda it: it[0].lower(), urllib.parse.quote(s, safe='')), 'shell': shlex.quote(s),
+    'hex': b.hex(), 'hex-upper': b.hex().upper(), 'hex-spaced': b.hex(' '), 'sql': s.replace("'", "''"),
+    'csv': s.replace('"', '""'), 'backslashes': s.replace('\\', '\\\\'), 'xml': s.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;'),
+    'base64': base64.b64encode(b).decode(), 'base64-url': base64.urlsafe_b64encode(b).decode(),
+    'base64-within': base64.b64encode(b'user:' + b + b'@host').decode(),
+    'base64-utf16': base64.b64encode(s.encode('utf-16-le')).decode(),
+}
+for name, form in forms.items():
+    sys.stdout.buffer.write(f'{name} {form}\n'.encode())
+"#;
+
+#[test]
+fn secrets_in_twenty_encodings_leave_no_trace() {
+    let daemon = Daemon::start();
+    let mut child = Command::new(naru_binary())
+        .args(["--data-dir", &daemon.data_dir().display().to_string(), "secret", "page", "S"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(SECRET.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    let repository = Repository::page(&daemon);
+    repository.write("leak.py", LEAKS);
+    repository.write(
+        ".github/workflows/ci.yml",
+        "on: push
+jobs:
+  job:
+    runs-on: ubuntu-latest
+    outputs: {o: '${{ steps.s.outputs.o }}'}
+    steps:
+      - uses: actions/checkout@v4
+      - name: a name with ${{ secrets.S }} in it
+        id: s
+        env: {S: '${{ secrets.S }}'}
+        run: |
+          python3 leak.py
+          python3 leak.py >> $GITHUB_STEP_SUMMARY
+          echo \"::error file=index.html::$S\"
+          echo \"o=$S\" >> $GITHUB_OUTPUT
+",
+    );
+    repository.commit("leaks");
+    let log = repository.push();
+    let output = Command::new("python3").arg("-c").arg(LEAKS).env("S", SECRET).output().unwrap();
+    let forms = String::from_utf8(output.stdout).unwrap();
+    assert!(forms.lines().count() > 20, "{forms}");
+    for line in forms.lines() {
+        let (name, form) = line.split_once(' ').unwrap();
+        assert!(log.contains(&format!("{name} ")), "{name} was not printed\n{log}");
+        assert!(!log.contains(form), "{name} is shown\n{log}");
+        let mut command = Command::new("grep");
+        let found =
+            command.args(["-rlaF", "--exclude-dir=git", "--", form]).arg(daemon.data_dir()).output().unwrap();
+        let mut files = super::text(&found.stdout);
+        // The object that keeps the secret holds it as Kubernetes does, in base64.
+        if name.starts_with("base64") {
+            files = files.lines().filter(|it| !it.contains("/api/objects.db")).collect();
+        }
+        assert!(files.is_empty(), "{name} stands in {files}");
     }
 }

@@ -320,15 +320,15 @@ impl JobRun<'_> {
             }
         };
         self.enter(&env);
+        let name = self.display_name(step);
         match self.condition(step.condition.as_deref()) {
             Ok(true) => {}
-            Ok(false) => return self.end_step(at, step, &step.name, SKIPPED),
+            Ok(false) => return self.end_step(at, step, &name, SKIPPED),
             Err(error) => {
                 self.log.remark("error", &format!("line {}: `if`: {error}", step.line));
-                return self.end_step(at, step, &step.name, FAILED);
+                return self.end_step(at, step, &name, FAILED);
             }
         }
-        let name = self.display_name(step);
         let limit = match self.timeout(step) {
             Ok(limit) => limit,
             Err(error) => {
