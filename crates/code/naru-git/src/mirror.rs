@@ -121,7 +121,7 @@ pub async fn set_default_branch(config: &Config, repository: &str, branch: &str)
 }
 
 /// The commit that a pull request is tested as: its head merged into its base, under `name`. `None` if they
-/// conflict. The same two commits always make the same third.
+/// conflict.
 pub async fn merge(
     config: &Config,
     repository: &str,
@@ -130,7 +130,20 @@ pub async fn merge(
     name: &str,
 ) -> Result<Option<String>, MirrorError> {
     let directory = directory(&config.root, repository);
+    let Some(commit) = merge_commit(&directory, base, head).await? else { return Ok(None) };
     let mut command = git_in(&directory, Noted::Quietly);
+    command.args(["update-ref", name, &commit]);
+    run(command, &format!("move {name}")).await?;
+    Ok(Some(commit))
+}
+
+/// Writes the merge of two commits; `None` if they conflict. The same two always make the same third.
+pub(crate) async fn merge_commit(
+    directory: &Path,
+    base: &str,
+    head: &str,
+) -> Result<Option<String>, MirrorError> {
+    let mut command = git_in(directory, Noted::Quietly);
     command.args(["merge-tree", "--write-tree", "--no-messages", base, head]);
     let output = command.output().await?;
     // 1 is a conflict, anything above is a fault.
@@ -143,16 +156,12 @@ pub async fn merge(
         }
     }
     let tree = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let mut command = git_in(&directory, Noted::Quietly);
+    let mut command = git_in(directory, Noted::Quietly);
     command.args(["show", "--no-patch", "--format=%cI", head]);
     let date = run(command, &format!("look at {head}")).await?;
-    let mut command = git_in(&directory, Noted::Quietly);
+    let mut command = git_in(directory, Noted::Quietly);
     let message = format!("Merge {head} into {base}");
     command.args(["commit-tree", &tree, "-p", base, "-p", head, "-m", &message]);
     command.env("GIT_AUTHOR_DATE", &date).env("GIT_COMMITTER_DATE", &date);
-    let commit = run(command, "write the merge").await?;
-    let mut command = git_in(&directory, Noted::Quietly);
-    command.args(["update-ref", name, &commit]);
-    run(command, &format!("move {name}")).await?;
-    Ok(Some(commit))
+    run(command, "write the merge").await.map(Some)
 }

@@ -57,28 +57,10 @@ pub async fn update(
     let base_sha = git_output(directory, &["rev-parse", &format!("refs/heads/{base}")], base).await?;
     let base_sha = base_sha.trim().to_owned();
     let what = format!("refs/pull/{number}");
-    let merged = git_output(directory, &["merge-tree", "--write-tree", &base_sha, head], &what).await;
-    let (sha, fits) = match merged {
-        Ok(text) => {
-            let tree = text.lines().next().unwrap_or_default().to_owned();
-            let date = git_output(directory, &["log", "-1", "--format=%ct", head], &what).await?;
-            let date = format!("{} +0000", date.trim());
-            // The same head and base make the same commit.
-            let identity = [
-                ("GIT_AUTHOR_NAME", "naru"),
-                ("GIT_AUTHOR_EMAIL", "naru@localhost"),
-                ("GIT_COMMITTER_NAME", "naru"),
-                ("GIT_COMMITTER_EMAIL", "naru@localhost"),
-                ("GIT_AUTHOR_DATE", &date),
-                ("GIT_COMMITTER_DATE", &date),
-            ];
-            let message = format!("Merge {head} into {base_sha}");
-            let args = ["commit-tree", &tree, "-p", &base_sha, "-p", head, "-m", &message];
-            let commit = crate::record::git_output_with(directory, &args, &identity, &what).await?;
-            (commit.trim().to_owned(), true)
-        }
+    let (sha, fits) = match crate::mirror::merge_commit(directory, &base_sha, head).await {
+        Ok(Some(commit)) => (commit, true),
         // Conflicts, or histories that have nothing to do with each other.
-        Err(_) => (head.to_owned(), false),
+        Ok(None) | Err(_) => (head.to_owned(), false),
     };
     for (end, commit) in [("head", head), ("merge", sha.as_str())] {
         git_output(directory, &["update-ref", &format!("{what}/{end}"), commit], &what).await?;

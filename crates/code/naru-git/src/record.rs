@@ -339,24 +339,9 @@ async fn branches(directory: &Path) -> Result<Vec<String>, RecordError> {
 }
 
 pub(crate) async fn git_output(directory: &Path, args: &[&str], what: &str) -> Result<String, RecordError> {
-    git_output_with(directory, args, &[], what).await
-}
-
-pub(crate) async fn git_output_with(
-    directory: &Path,
-    args: &[&str],
-    env: &[(&str, &str)],
-    what: &str,
-) -> Result<String, RecordError> {
     let fail = |message: String| RecordError::Git { what: what.to_owned(), message };
-    let output = git()
-        .arg("-C")
-        .arg(directory)
-        .args(args)
-        .envs(env.iter().copied())
-        .output()
-        .await
-        .map_err(|it| fail(it.to_string()))?;
+    let output =
+        git().arg("-C").arg(directory).args(args).output().await.map_err(|it| fail(it.to_string()))?;
     if !output.status.success() {
         return Err(fail(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }

@@ -25,6 +25,15 @@ const BODY_BYTES_MAX: usize = 25 << 20;
 /// GitHub gives up after ten seconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 
+/// What was promised is tried so often, with these pauses.
+const PAUSES: [Duration; 5] = [
+    Duration::from_secs(2),
+    Duration::from_secs(15),
+    Duration::from_mins(1),
+    Duration::from_mins(5),
+    Duration::from_mins(20),
+];
+
 /// What of a delivery's headers must be known to read it again.
 const EVENT_HEADERS: [&str; 4] = ["x-github-event", "x-gitlab-event", "x-gitea-event", "x-forgejo-event"];
 
@@ -62,17 +71,28 @@ impl Hooks {
         for path in kept {
             let read = std::fs::read(&path).ok().and_then(|it| serde_json::from_slice::<Value>(&it).ok());
             match read.as_ref().and_then(Delivery::of_value) {
-                Some(delivery) => {
-                    // What comes of it is in our log.
-                    let _ = self.carry_out(path, delivery).await;
-                }
+                Some(delivery) => self.insist(path, &delivery).await,
                 // What a write that was cut off has left; it was never acknowledged.
                 None => drop(std::fs::remove_file(&path)),
             }
         }
     }
 
-    async fn carry_out(&self, path: PathBuf, delivery: Delivery) -> Result<String, String> {
+    /// Does what was acknowledged, again and again if need be: the host does not deliver it once more.
+    async fn insist(&self, path: PathBuf, delivery: &Delivery) {
+        for pause in PAUSES {
+            match self.carry_out(delivery).await {
+                Ok(done) => {
+                    tracing::info!(repository = delivery.repository, done, "an event from outside");
+                    break;
+                }
+                Err(_) => tokio::time::sleep(pause).await,
+            }
+        }
+        let _ = std::fs::remove_file(path);
+    }
+
+    async fn carry_out(&self, delivery: &Delivery) -> Result<String, String> {
         let turn = {
             let mut turns = self.inner.turns.lock().expect("nothing panics while it holds this");
             turns.entry(delivery.repository.clone()).or_default().clone()
@@ -92,7 +112,6 @@ impl Hooks {
         if let Err(error) = &done {
             tracing::warn!(repository = delivery.repository, error, "an event from outside came to nothing");
         }
-        let _ = std::fs::remove_file(path);
         done
     }
 }
@@ -182,8 +201,18 @@ async fn accept(hooks: &Hooks, host: &str, repository: String, request: Request)
     let path =
         keep(config, &delivery).map_err(|it| internal(format!("the delivery cannot be kept: {it}")))?;
     let hooks = hooks.clone();
-    let work = tokio::spawn(async move { hooks.carry_out(path, delivery).await });
-    match tokio::time::timeout(ANSWER_WITHIN, work).await {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let done = hooks.carry_out(&delivery).await;
+        let failed = done.is_err();
+        // Nobody waits any more: the host was told that it is under way.
+        let is_promised = answer.send(done).is_err();
+        match failed && is_promised {
+            true => hooks.insist(path, &delivery).await,
+            false => drop(std::fs::remove_file(path)),
+        }
+    });
+    match tokio::time::timeout(ANSWER_WITHIN, answered).await {
         Err(_) => Ok((StatusCode::ACCEPTED, "it is being fetched".into())),
         Ok(Ok(Ok(done))) => Ok((StatusCode::OK, done)),
         Ok(Ok(Err(why))) => Err((StatusCode::BAD_GATEWAY, why)),

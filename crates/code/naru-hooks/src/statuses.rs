@@ -37,17 +37,24 @@ pub fn start(config: Config) -> tokio::task::JoinHandle<()> {
         runs.synced().await;
         // Per run: not before, and the pause after the next failure.
         let mut later = HashMap::<String, (Instant, Duration)>::new();
+        // What this process has told: the copy of a run shows its annotation only a moment later.
+        let mut told = HashMap::<String, &'static str>::new();
         loop {
             let all: Vec<Run> =
                 runs.list().iter().filter_map(|it| serde_json::from_value((**it).clone()).ok()).collect();
             later.retain(|uid, _| all.iter().any(|it| it.metadata.uid == *uid));
+            told.retain(|uid, _| all.iter().any(|it| it.metadata.uid == *uid));
             for run in all {
                 let uid = run.metadata.uid.clone();
-                if later.get(&uid).is_some_and(|(until, _)| *until > Instant::now()) {
+                let is_told = told.get(&uid).is_some_and(|it| is_told(it, &run));
+                if is_told || later.get(&uid).is_some_and(|(until, _)| *until > Instant::now()) {
                     continue;
                 }
                 match tell(&config, &http, &run).await {
-                    Ok(()) => drop(later.remove(&uid)),
+                    Ok(word) => {
+                        later.remove(&uid);
+                        told.extend(word.map(|it| (uid, it)));
+                    }
                     Err(error) => {
                         let pause = later.get(&uid).map_or(PAUSE, |(_, it)| (*it * 2).min(PAUSE_MAX));
                         tracing::warn!(run = run.metadata.name, error, ?pause, "the host is not told yet");
@@ -70,17 +77,22 @@ pub fn start(config: Config) -> tokio::task::JoinHandle<()> {
     })
 }
 
-/// Tells the host a run's state, if that is new.
-async fn tell(config: &Config, http: &reqwest::Client, run: &Run) -> Result<(), String> {
-    let told = run.metadata.annotations.get(TOLD).map(String::as_str).unwrap_or_default();
-    let state = state_of(run.status.phase);
-    if told == state.word() || told == "refused" {
-        return Ok(());
+const REFUSED: &str = "refused";
+
+fn is_told(word: &str, run: &Run) -> bool {
+    word == state_of(run.status.phase).word() || word == REFUSED
+}
+
+/// Tells the host a run's state, if that is new; returns what was noted.
+async fn tell(config: &Config, http: &reqwest::Client, run: &Run) -> Result<Option<&'static str>, String> {
+    if run.metadata.annotations.get(TOLD).is_some_and(|it| is_told(it, run)) {
+        return Ok(None);
     }
+    let state = state_of(run.status.phase);
     let upstream = Upstream::read(&config.client, &config.namespace, &run.spec.repository).await;
     let Some(upstream) = upstream.map_err(|it| naru_client::chain(&it))?.filter(|it| !it.token.is_empty())
     else {
-        return Ok(());
+        return Ok(None);
     };
     let (url, header, body) = request(&upstream, run, state);
     let sent = http
@@ -103,7 +115,7 @@ async fn tell(config: &Config, http: &reqwest::Client, run: &Run) -> Result<(), 
                 text,
                 "the host does not take the status of this run"
             );
-            "refused"
+            REFUSED
         }
         it => return Err(format!("{} answered {it}", upstream.api)),
     };
@@ -111,7 +123,7 @@ async fn tell(config: &Config, http: &reqwest::Client, run: &Run) -> Result<(), 
     let noted = config.client.patch_merge(&kinds::RUN, &config.namespace, &run.metadata.name, &note).await;
     match noted {
         Err(error) if !error.is_not_found() => Err(naru_client::chain(&error)),
-        _ => Ok(()),
+        _ => Ok(Some(word)),
     }
 }
 

@@ -239,6 +239,7 @@ fn measure(builder: &Builder, config: &KeeperConfig, scope: Scope) -> std::io::R
         parts.extend([
             part("volumes", dir("volumes"), false),
             part("repositories", dir("git"), false),
+            part("artifacts and caches of jobs", dir("ci"), false),
             part("objects", dir("api"), false),
         ]);
     }

@@ -128,13 +128,10 @@ impl Artifacts {
         digest: Option<&str>,
         now: Timestamp,
     ) -> Result<u64> {
-        let found = {
-            let records = self.records.lock().await;
-            let mine = |it: &Artifact| {
-                it.run_uid == job.claims.run_uid && it.job == job.claims.job && it.name == name
-            };
-            records.iter().find(|(_, it)| mine(it)).map(|(id, it)| (id, it.clone()))
+        let mine = |_: u64, it: &Artifact| {
+            it.run_uid == job.claims.run_uid && it.job == job.claims.job && it.name == name
         };
+        let found = self.records.lock().await.find(mine);
         let Some((id, mut artifact)) = found else {
             return Err(problem(Kind::NotFound, format!("no upload of an artifact `{name}` is under way")));
         };

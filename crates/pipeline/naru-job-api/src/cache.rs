@@ -81,7 +81,7 @@ impl Caches {
                 && it.key == key
                 && it.version == version
         };
-        let found = records.iter().find(|(_, it)| same(it)).map(|(id, it)| (id, it.clone()));
+        let found = records.find(|_, it| same(it));
         if let Some((id, entry)) = found {
             let is_mine = entry.run_uid == claims.run_uid && entry.job == claims.job;
             let given_up = is_mine || entry.created_at + UPLOAD_LIFE <= now;
@@ -126,7 +126,7 @@ impl Caches {
             let is_mine = it.run_uid == claims.run_uid && it.job == claims.job && it.scope == claims.git_ref;
             is_mine && holds(id, it)
         };
-        let found = records.iter().find(|(id, it)| mine(*id, it)).map(|(id, it)| (id, it.clone()));
+        let found = records.find(mine);
         found.ok_or_else(|| problem(Kind::NotFound, "no upload of this cache is under way; reserve it first"))
     }
 

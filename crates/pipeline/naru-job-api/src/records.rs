@@ -43,6 +43,11 @@ impl<T: Serialize + DeserializeOwned + Clone> Records<T> {
         self.all.iter().map(|(id, it)| (*id, it))
     }
 
+    /// What a condition holds for first, as a copy.
+    pub fn find(&self, holds: impl Fn(u64, &T) -> bool) -> Option<(u64, T)> {
+        self.iter().find(|(id, it)| holds(*id, it)).map(|(id, it)| (id, it.clone()))
+    }
+
     pub fn get(&self, id: u64) -> Option<&T> {
         self.all.get(&id)
     }

@@ -1,9 +1,10 @@
 """A git host for one repository, as far as Naru needs one: git over HTTP by git's own backend, and the call that
 writes a commit status. What it was told goes to a file, one JSON object a line.
 
-host.py PORT ROOT TOKEN LOG: repositories are below ROOT. The first status is answered with 503.
+host.py PORT ROOT TOKEN LOG: repositories are below ROOT. The first status is answered with 503. While there is a file
+ROOT/hang, git is not answered.
 """
-import base64, http.server, json, os, subprocess, sys, threading
+import base64, http.server, json, os, subprocess, sys, threading, time
 
 port, root, token, log = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
 lock = threading.Lock()
@@ -33,6 +34,8 @@ class Host(http.server.BaseHTTPRequestHandler):
 
     def git(self):
         body = self.body()
+        while os.path.exists(root + "/hang"):
+            time.sleep(0.02)
         given = self.headers.get("Authorization", "")
         password = base64.b64decode(given[6:]).decode().partition(":")[2] if given.startswith("Basic ") else ""
         if password != token:

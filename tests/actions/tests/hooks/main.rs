@@ -313,3 +313,33 @@ fn gitlab_and_gitea_are_understood_too() {
     }
     daemon.destroy();
 }
+
+#[test]
+fn an_event_that_was_accepted_outlives_the_daemon() {
+    let host = Host::start();
+    let mut daemon = Daemon::start();
+    let hook = connect(&daemon, "shop", &host.url(), &["--host", "github"]);
+    let first = host.publish("first", "refs/heads/main");
+    let hang = host.dir.path().join("hang");
+    std::fs::write(&hang, "").unwrap();
+    let delivered =
+        std::thread::spawn(move || from_github(&hook, "push", &pushed("refs/heads/main", &first)));
+    let kept = daemon.data_dir().join("hooks");
+    let began = Instant::now();
+    while std::fs::read_dir(&kept).unwrap().next().is_none() {
+        assert!(began.elapsed() < PATIENCE, "the delivery is not kept");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    daemon.kill();
+    assert_eq!(delivered.join().unwrap().0, 0, "nobody has answered");
+    std::fs::remove_file(hang).unwrap();
+    daemon.start_again();
+    run_of(&daemon, "shop", "push", "Succeeded");
+    assert_eq!(daemon.get("runs").len(), 1);
+    let began = Instant::now();
+    while std::fs::read_dir(&kept).unwrap().next().is_some() {
+        assert!(began.elapsed() < PATIENCE, "the delivery is kept for ever");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    daemon.destroy();
+}
