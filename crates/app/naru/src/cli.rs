@@ -178,6 +178,10 @@ pub struct ServeArgs {
     /// of a label that is `skip` are left out: `windows-latest=skip`.
     #[arg(long, value_name = "LABEL=IMAGE")]
     pub runner: Vec<String>,
+    /// So many pods wait for jobs on the image that was used last, so that a job begins at once. Each takes about
+    /// as much memory as a small program.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub warm_pods: usize,
     /// Registries that are spoken to without TLS: `localhost:5000`.
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,

@@ -219,7 +219,12 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     };
     let (keeper, keeping) = Keeper::start(builder.clone(), client.clone(), keeper_config, shutdown.clone());
     let tidying = job_api.tidy();
+    let waiting = Arc::new(naru_runner::warm::Waiting::default());
+    let run_tokens = tokens.clone();
+    let run_token: Arc<dyn Fn(&str) -> String + Send + Sync> = Arc::new(move |it| run_tokens.for_reading(it));
     let router = http::router(http::Parts {
+        waiting: waiting.clone(),
+        run_token: run_token.clone(),
         keeper,
         git: git.clone(),
         registry,
@@ -252,6 +257,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     std::fs::create_dir_all(&scratch).context(|| format!("cannot make {}", scratch.display()))?;
     let source =
         Source::new(format!("{}/git", endpoints.http), tokens.for_reading_all()).with_scratch(scratch);
+    let source = source.near(git.root.clone());
     let mut stages = vec![
         keeping,
         tidying,
@@ -277,7 +283,9 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
             pod_http: for_pods,
             owner: owner(args)?.to_owned(),
             job_tokens,
-            run_token: Arc::new(move |it| tokens.for_reading(it)),
+            run_token,
+            warm_pods: args.warm_pods,
+            waiting,
             runners: runners(args)?,
             launch: naru_runner::launch::of(&exe)
                 .context(|| format!("cannot tell what {} needs to start", exe.display()))?,

@@ -10,6 +10,8 @@ pub const SERVICE: &str = "naru.dev/service";
 pub const RELEASE: &str = "naru.dev/release";
 /// The name of the `Run` that caused the object.
 pub const RUN: &str = "naru.dev/run";
+/// On a pod that waits for a job: what it was started for.
+pub const WARM: &str = "naru.dev/warm";
 /// The job's key within the run.
 pub const JOB: &str = "naru.dev/job";
 /// Which slice of the machine a pod's processes live in: `apps` (the default) or `pipelines`.

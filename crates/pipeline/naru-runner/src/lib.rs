@@ -10,6 +10,7 @@ pub mod job;
 pub mod launch;
 pub mod local;
 pub mod protocol;
+pub mod warm;
 
 mod files;
 mod mask;

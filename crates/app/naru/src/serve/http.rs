@@ -10,7 +10,11 @@ use naru_builder::{BuildLogs, Builder, DiskReport, Keeper};
 use naru_gateway::Gateway;
 use naru_node::Node;
 use naru_registry::Registry;
+use naru_runner::controller::waiting_token_of;
+use naru_runner::warm::Waiting;
 use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +26,9 @@ pub struct Parts {
     pub hooks: Router,
     /// Repositories are also at `/<owner>/<name>`, as on GitHub.
     pub owner: String,
+    /// Where pods that were started ahead ask for their jobs, and what their tokens are the keyed hash of.
+    pub waiting: Arc<Waiting>,
+    pub run_token: Arc<dyn Fn(&str) -> String + Send + Sync>,
     pub gateway: Gateway,
     pub node: Node,
     pub builds: BuildLogs,
@@ -43,7 +50,29 @@ pub fn router(parts: Parts) -> Router {
         .nest(&format!("/{}", parts.owner), naru_git::router(parts.git))
         .merge(parts.hooks)
         .merge(parts.job_api.router())
+        .merge(
+            Router::new()
+                .route("/_apis/jobs/{pod}", get(next_job))
+                .with_state((parts.waiting, parts.run_token)),
+        )
         .merge(parts.registry.router())
+}
+
+/// A pod's question is answered so late at the latest: both learn then that the other is there.
+const QUESTION: Duration = Duration::from_secs(50);
+
+async fn next_job(
+    State((waiting, run_token)): State<(Arc<Waiting>, Arc<dyn Fn(&str) -> String + Send + Sync>)>,
+    Path(pod): Path<String>,
+    headers: http::HeaderMap,
+) -> Response {
+    if !knows(&run_token(&waiting_token_of(&pod)), &headers) {
+        return (http::StatusCode::FORBIDDEN, "this is not the token of that pod\n").into_response();
+    }
+    match tokio::time::timeout(QUESTION, waiting.next(&pod)).await {
+        Ok(file) => file.into_response(),
+        Err(_) => http::StatusCode::NO_CONTENT.into_response(),
+    }
 }
 
 /// What happens in builds. Their output may tell more than their images, so it asks for the token.

@@ -1,24 +1,20 @@
 //! Drives one run from its plan to its end.
 
 use super::contexts::{self, Place, RunContexts, view_of};
-use super::environments::{self, Gate, approval_annotation};
+use super::environments;
 use super::follow::{Followed, Report, now};
 use super::groups::{Member, Standing};
 use super::plans::{self, Planned, pending, unique_keys};
-use super::pod::{self, JobPod};
-use super::{Config, STATUS_EVERY, Shared, TAKE_UP_PAUSE, already_there_is_fine};
-use crate::job::JobFile;
+use super::pod;
+use super::{Config, STATUS_EVERY, Shared, TAKE_UP_PAUSE};
 use naru_client::{Cache, Client, EventKind};
 use naru_objects::{
-    Environment, GroupPlace, JobPhase, JobStatus, Run, RunPhase, RunStatus, annotations, dns_label,
-    dns_label_unique, kinds, labels,
+    GroupPlace, JobPhase, JobStatus, Run, RunPhase, RunStatus, annotations, dns_label, kinds,
 };
-use naru_plan::{Concurrency, Container, EvaluateError, Job, JobState, JobView, Next, plan_next};
+use naru_plan::{Concurrency, EvaluateError, Job, JobState, JobView, Next, plan_next};
 use naru_plan_dialects::Trigger;
-use naru_token::{Identity, JobClaims};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -32,24 +28,21 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// So often a commit is asked for before the run has failed.
 const CHECKOUT_ATTEMPTS_MAX: u32 = 5;
 
-/// A job's token outlives its time limit by this: it starts a little late, and packaged steps tidy up.
-const TOKEN_MINUTES_MORE: u64 = 15;
-
 pub struct Driver {
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
     pub config: Config,
     pub client: Client,
     pub pods: Cache,
     pub run: Run,
-    object: Arc<Value>,
+    pub object: Arc<Value>,
     pub status: RunStatus,
-    contexts: RunContexts,
-    plans: Vec<Planned>,
+    pub contexts: RunContexts,
+    pub plans: Vec<Planned>,
 }
 
 /// What acting on one decision came to.
 #[derive(PartialEq)]
-enum Acted {
+pub enum Acted {
     /// Nothing moved: it waits for something.
     Waits,
     Moved,
@@ -93,7 +86,7 @@ impl Driver {
         let spec = &self.run.spec;
         let mut attempt = 1;
         loop {
-            match self.config.source.checkout(&spec.repository, &spec.sha).await {
+            match self.config.source.files(&spec.repository, &spec.sha, ".github").await {
                 Err(error) if attempt < CHECKOUT_ATTEMPTS_MAX => {
                     tracing::warn!(run = %self.run.metadata.name, %error, "the commit is read again");
                     tokio::time::sleep(TAKE_UP_PAUSE * attempt).await;
@@ -254,6 +247,7 @@ impl Driver {
         let mut runs = self.shared.runs.changes();
         let mut groups = self.shared.groups.changes();
         let mut written = tokio::time::Instant::now();
+        self.offer_again().await?;
         loop {
             self.look_at_wishes();
             for at in 0..self.plans.len() {
@@ -360,16 +354,16 @@ impl Driver {
         self.status.jobs.iter().find(|it| it.key == key)
     }
 
-    fn job_mut(&mut self, at: usize, index: usize) -> &mut JobStatus {
+    pub(super) fn job_mut(&mut self, at: usize, index: usize) -> &mut JobStatus {
         let key = &self.plans[at].keys[index];
         self.status.jobs.iter_mut().find(|it| it.key == *key).expect("every planned job has a status")
     }
 
-    fn views(&self, planned: &Planned) -> Vec<JobView> {
+    pub(super) fn views(&self, planned: &Planned) -> Vec<JobView> {
         planned.keys.iter().map(|key| self.job(key).map(view_of).unwrap_or_default()).collect()
     }
 
-    fn contexts_of(&self, planned: &Planned, job: &Job, views: &[JobView]) -> Map<String, Value> {
+    pub(super) fn contexts_of(&self, planned: &Planned, job: &Job, views: &[JobView]) -> Map<String, Value> {
         contexts::of_job(
             &self.contexts,
             &planned.plan.name,
@@ -414,7 +408,7 @@ impl Driver {
     }
 
     /// What a job's labels map to. `[self-hosted, linux, gpu]` is a machine with a GPU.
-    fn image_of(&self, job: &Job) -> Option<&str> {
+    pub(super) fn image_of(&self, job: &Job) -> Option<&str> {
         let mapped = |label: &&String| {
             let mut runners = self.config.runners.iter();
             runners.find(|(it, _)| it.eq_ignore_ascii_case(label)).map(|(_, image)| image.as_str())
@@ -432,7 +426,7 @@ impl Driver {
     }
 
     /// Ends a job that has no pod.
-    fn close(&mut self, at: usize, index: usize, phase: JobPhase, message: &str) {
+    pub(super) fn close(&mut self, at: usize, index: usize, phase: JobPhase, message: &str) {
         let job = self.job_mut(at, index);
         job.phase = phase;
         message.clone_into(&mut job.message);
@@ -551,7 +545,7 @@ impl Driver {
     }
 
     /// Asks for the place in a concurrency group, and writes it down before anybody acts on it.
-    async fn place(
+    pub(super) async fn place(
         &mut self,
         concurrency: &Concurrency,
         at: usize,
@@ -587,298 +581,6 @@ impl Driver {
         self.status.groups.retain(|it| !of(it));
     }
 
-    /// Creates the job's pod, if nothing holds it back. Its name follows from the run, so that starting twice
-    /// starts once.
-    async fn start(&mut self, at: usize, index: usize) -> Result<Acted, naru_client::Error> {
-        let planned = &self.plans[at];
-        let evaluator = planned.dialect.evaluator;
-        let job = planned.plan.jobs[index].clone();
-        let key = planned.keys[index].clone();
-        let views = self.views(planned);
-        let mut contexts = self.contexts_of(planned, &job, &views);
-        if let Some(concurrency) = &job.concurrency {
-            let standing = self.place(concurrency, at, &json!(contexts), &key).await;
-            match standing {
-                Ok(Standing::Holds) => {}
-                Ok(Standing::Waits) => {
-                    return Ok(self.waits(at, index, "waits for another job of its concurrency group"));
-                }
-                Ok(Standing::Displaced) => {
-                    let why = "a newer job of its concurrency group took its place";
-                    self.close(at, index, JobPhase::Cancelled, why);
-                    return Ok(Acted::Moved);
-                }
-                Err(Placing::Api(error)) => return Err(error),
-                Err(Placing::Text(error)) => {
-                    self.close(at, index, JobPhase::Failed, &format!("its concurrency group: {error}"));
-                    return Ok(Acted::Moved);
-                }
-            }
-        }
-        let environment = match &job.environment {
-            None => String::new(),
-            Some(it) => match evaluator.text(&it.name, &json!(contexts)) {
-                Ok(name) => name,
-                Err(error) => {
-                    self.close(at, index, JobPhase::Failed, &format!("its environment's name: {error}"));
-                    return Ok(Acted::Moved);
-                }
-            },
-        };
-        if !environment.is_empty() {
-            match self.gate(at, index, &environment).await? {
-                Gate::Open => {}
-                Gate::Waits(why) => return Ok(self.waits(at, index, &why)),
-                Gate::Closed(why) => {
-                    self.close(at, index, JobPhase::Failed, &why);
-                    return Ok(Acted::Moved);
-                }
-            }
-            let more = environments::variables(
-                &self.client,
-                &self.config.namespace,
-                &self.run.spec.repository,
-                &environment,
-            );
-            let more = more.await?;
-            if let Some(Value::Object(vars)) = contexts.get_mut("vars") {
-                vars.extend(more);
-            }
-        }
-        let token = self.config.job_tokens.mint(&self.claims(&self.plans[at], &job, &key, &environment));
-        let secrets = match self.secrets(at, &job, &environment, &contexts).await? {
-            Ok(mut secrets) => {
-                secrets.insert("GITHUB_TOKEN".into(), json!(token));
-                Value::Object(secrets)
-            }
-            Err(error) => {
-                self.close(at, index, JobPhase::Failed, &format!("its secrets: {error}"));
-                return Ok(Acted::Moved);
-            }
-        };
-        contexts.insert("secrets".into(), secrets);
-        let made = self.make_pod(at, &job, &key, token, contexts);
-        let (pod_name, secret, pod_object) = match made {
-            Ok(it) => it,
-            Err(why) => {
-                self.close(at, index, JobPhase::Failed, &why);
-                return Ok(Acted::Moved);
-            }
-        };
-        already_there_is_fine(self.client.create(&kinds::SECRET, &secret).await)?;
-        already_there_is_fine(self.client.create(&kinds::POD, &pod_object).await)?;
-        let status = self.job_mut(at, index);
-        status.phase = JobPhase::Running;
-        status.message.clear();
-        status.pod = pod_name;
-        status.environment = environment;
-        status.started_at = now();
-        self.write().await?;
-        Ok(Acted::Moved)
-    }
-
-    fn waits(&mut self, at: usize, index: usize, why: &str) -> Acted {
-        why.clone_into(&mut self.job_mut(at, index).message);
-        Acted::Waits
-    }
-
-    /// Whether the environment lets the job in.
-    async fn gate(&mut self, at: usize, index: usize, name: &str) -> Result<Gate, naru_client::Error> {
-        let objects = self.client.list(&kinds::ENVIRONMENT, Some(&self.config.namespace), "").await?;
-        let environment =
-            objects.into_iter().filter_map(|it| serde_json::from_value::<Environment>(it).ok()).find(|it| {
-                it.spec.repository == self.run.spec.repository && it.spec.name.eq_ignore_ascii_case(name)
-            });
-        let Some(environment) = environment else { return Ok(Gate::Open) };
-        let ref_name = self.contexts.event["ref_name"].as_str().unwrap_or_default().to_owned();
-        let run = self.run.metadata.name.clone();
-        let decision =
-            self.run.metadata.annotations.get(&approval_annotation(&environment.spec.name)).cloned();
-        let job = self.job_mut(at, index);
-        // Until it starts this is when it could have.
-        if job.started_at.is_empty() {
-            job.started_at = now();
-        }
-        let since = job.started_at.parse::<jiff::Timestamp>().unwrap_or_default();
-        let waited = jiff::Timestamp::now().duration_since(since).as_mins();
-        Ok(environments::gate(&environment, &run, decision.as_deref(), &ref_name, waited))
-    }
-
-    /// The secrets that a job sees. A change from outside sees none but its own token.
-    async fn secrets(
-        &self,
-        at: usize,
-        job: &Job,
-        environment: &str,
-        contexts: &Map<String, Value>,
-    ) -> Result<Result<Map<String, Value>, EvaluateError>, naru_client::Error> {
-        let repository = &self.run.spec.repository;
-        let namespace = &self.config.namespace;
-        let mut secrets = Map::new();
-        if !self.run.spec.untrusted {
-            secrets = environments::secrets(&self.client, namespace, repository, "").await?;
-            let mut contexts = contexts.clone();
-            for handed in &job.secrets {
-                contexts.insert("secrets".into(), json!(secrets));
-                let mut named = Map::new();
-                for (name, text) in handed {
-                    match self.plans[at].dialect.evaluator.text(text, &json!(contexts)) {
-                        Ok(value) => named.insert(name.clone(), json!(value)),
-                        Err(error) => return Ok(Err(error)),
-                    };
-                }
-                secrets = named;
-            }
-            if !environment.is_empty() {
-                secrets
-                    .extend(environments::secrets(&self.client, namespace, repository, environment).await?);
-            }
-        }
-        Ok(Ok(secrets))
-    }
-
-    /// The name of the job's pod, the Secret with its file, and the pod; or why there can be none.
-    fn make_pod(
-        &self,
-        at: usize,
-        job: &Job,
-        key: &str,
-        token: String,
-        contexts: Map<String, Value>,
-    ) -> Result<(String, Value, Value), String> {
-        let planned = &self.plans[at];
-        let spec = &self.run.spec;
-        let pod = dns_label_unique(&format!("{}-{key}", self.run.metadata.name), 60);
-        let all = Value::Object(contexts.clone());
-        let text = |it: &str| planned.dialect.evaluator.text(it, &all).map_err(|it| it.to_string());
-        let mut services = Vec::new();
-        for (name, service) in &job.services {
-            let service = computed(service, &text)?;
-            // A service without an image is left out, which is how a matrix leaves one out.
-            if !service.image.is_empty() {
-                services.push((name.clone(), service));
-            }
-        }
-        let container = job.container.as_ref().map(|it| computed(it, &text)).transpose()?;
-        let container = container.filter(|it| !it.image.is_empty());
-        let image = self.image_of(job);
-        let metadata = json!({
-            "name": pod, "namespace": self.config.namespace,
-            "labels": {
-                labels::RUN: self.run.metadata.name, labels::CHANGE: spec.change, labels::APP: spec.repository,
-                labels::JOB: dns_label(key, 63), labels::SLICE: "pipelines"},
-            "ownerReferences": [naru_objects::owner_reference(&self.object)],
-        });
-        let refused = |it: pod::Refused| format!("{}:{}: {}", planned.plan.file, it.line, it.message);
-        let (forwards, described) = pod::reached(&services, container.is_some()).map_err(refused)?;
-        let mut contexts = contexts;
-        contexts.insert("job".into(), described);
-        let file = JobFile {
-            dialect: planned.dialect.name.into(),
-            nonce: self.nonce(&pod),
-            job: job.clone(),
-            contexts,
-            checkout_url: format!("{}/{}.git", self.config.pod_git_url, spec.repository),
-            checkout_token: (self.config.run_token)(&spec.repository),
-            sha: spec.sha.clone(),
-            git_ref: spec.git_ref.clone(),
-            workspace: PathBuf::from(format!("/workspace/{}", spec.repository)),
-            services: self.services(job, token),
-            forwards,
-            actions_dirs: Vec::new(),
-            ..JobFile::default()
-        };
-        let object = pod::job_pod(&JobPod {
-            metadata: metadata.clone(),
-            image: image.unwrap_or_default(),
-            container: container.as_ref(),
-            services: &services,
-            secret: &pod,
-            launch: &self.config.launch,
-            server: self.config.pod_http.ip(),
-            cancel_timeout_minutes: job.cancel_timeout_minutes,
-        })
-        .map_err(refused)?;
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "naru.dev/job",
-            "stringData": {"job.json": serde_json::to_string(&file).expect("a job file always serialises")},
-        });
-        Ok((pod, secret, object))
-    }
-
-    /// What packaged steps find the daemon's services by, in the words of GitHub's runner.
-    fn services(&self, job: &Job, token: String) -> BTreeMap<String, String> {
-        let server = self.contexts.event["server_url"].as_str().unwrap_or_default().to_owned();
-        let may_identify = self.permissions(job).get("id-token").is_some_and(|it| it == "write");
-        let mut services = vec![
-            ("ACTIONS_RUNTIME_TOKEN", token.clone()),
-            ("ACTIONS_RUNTIME_URL", format!("{server}/")),
-            ("ACTIONS_RESULTS_URL", format!("{server}/")),
-            ("ACTIONS_CACHE_URL", format!("{server}/")),
-            ("ACTIONS_CACHE_SERVICE_V2", "true".into()),
-        ];
-        if may_identify {
-            services
-                .push(("ACTIONS_ID_TOKEN_REQUEST_URL", format!("{server}/_apis/oidc/token?api-version=2.0")));
-            services.push(("ACTIONS_ID_TOKEN_REQUEST_TOKEN", token));
-        }
-        services.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-    }
-
-    /// What the job's token may do. A change from outside reads.
-    fn permissions(&self, job: &Job) -> BTreeMap<String, String> {
-        let default = || {
-            let scopes = ["contents", "packages", "metadata"];
-            scopes.iter().map(|it| ((*it).to_owned(), "read".to_owned())).collect()
-        };
-        let mut permissions = job.permissions.clone().unwrap_or_else(default);
-        if self.run.spec.untrusted {
-            permissions.retain(|name, _| name != "id-token");
-            permissions.values_mut().filter(|it| *it == "write").for_each(|it| *it = "read".into());
-        }
-        permissions
-    }
-
-    /// Who the job is and what it may do.
-    fn claims(&self, planned: &Planned, job: &Job, key: &str, environment: &str) -> JobClaims {
-        let spec = &self.run.spec;
-        let github = |name: &str| self.contexts.event[name].as_str().unwrap_or_default().to_owned();
-        let branch = |name: &str| if name.is_empty() { String::new() } else { format!("refs/heads/{name}") };
-        let repository = github("repository");
-        let called = job.scope_uses(&planned.plan.jobs).unwrap_or_default();
-        let now = jiff::Timestamp::now().as_second();
-        let minutes = job.timeout_minutes + job.cancel_timeout_minutes + TOKEN_MINUTES_MORE;
-        JobClaims {
-            repository: spec.repository.clone(),
-            run: self.run.metadata.name.clone(),
-            run_uid: self.run.metadata.uid.clone(),
-            job: key.to_owned(),
-            permissions: self.permissions(job),
-            untrusted: spec.untrusted,
-            git_ref: spec.git_ref.clone(),
-            base_ref: branch(&spec.base_ref),
-            default_ref: self.shared.default_ref(spec),
-            iat: now,
-            exp: now + 60 * i64::try_from(minutes).unwrap_or(i64::MAX / 120),
-            identity: Identity {
-                sha: spec.sha.clone(),
-                event_name: spec.event.clone(),
-                actor: spec.author.clone(),
-                base_ref: spec.base_ref.clone(),
-                head_ref: spec.head_ref.clone(),
-                workflow: planned.plan.name.clone(),
-                workflow_file: planned.plan.file.clone(),
-                job_workflow_ref: match called.strip_prefix("./") {
-                    Some(path) => format!("{repository}/{path}@{}", spec.git_ref),
-                    None => called,
-                },
-                environment: environment.to_owned(),
-                run_number: github("run_number"),
-                run_attempt: github("run_attempt"),
-            },
-        }
-    }
-
     async fn end(&mut self, phase: RunPhase, message: &str) {
         self.status.phase = phase;
         message.clone_into(&mut self.status.message);
@@ -907,7 +609,7 @@ impl Driver {
         self.write().await
     }
 
-    async fn write(&self) -> Result<(), naru_client::Error> {
+    pub(super) async fn write(&self) -> Result<(), naru_client::Error> {
         let status = serde_json::to_value(&self.status).expect("a status always serialises");
         self.client
             .patch_status(&kinds::RUN, &self.config.namespace, &self.run.metadata.name, &status)
@@ -917,7 +619,7 @@ impl Driver {
 }
 
 /// Why a place in a group cannot be had.
-enum Placing {
+pub enum Placing {
     Api(naru_client::Error),
     Text(EvaluateError),
 }
@@ -925,26 +627,6 @@ enum Placing {
 /// The inputs of a workflow are the same for all of its jobs.
 fn inputs_of(planned: &Planned) -> Map<String, Value> {
     planned.plan.jobs.first().map(|it| it.inputs.clone()).unwrap_or_default()
-}
-
-/// A container with every text computed.
-fn computed(it: &Container, text: &dyn Fn(&str) -> Result<String, String>) -> Result<Container, String> {
-    let all = |of: &[String]| of.iter().map(|it| text(it)).collect::<Result<Vec<_>, _>>();
-    Ok(Container {
-        image: text(&it.image)?,
-        env: it.env.iter().map(|(a, b)| Ok((a.clone(), text(b)?))).collect::<Result<_, String>>()?,
-        ports: all(&it.ports)?,
-        volumes: all(&it.volumes)?,
-        options: text(&it.options)?,
-        entrypoint: text(&it.entrypoint)?,
-        command: text(&it.command)?,
-        credentials: it
-            .credentials
-            .as_ref()
-            .map(|(user, password)| Ok::<_, String>((text(user)?, text(password)?)))
-            .transpose()?,
-        line: it.line,
-    })
 }
 
 /// What a run that is done again takes over from the one before: every job of the file whose statuses are all

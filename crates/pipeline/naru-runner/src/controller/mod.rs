@@ -10,13 +10,17 @@ mod follow;
 mod groups;
 mod plans;
 mod pod;
+mod start;
+mod warm;
 mod workflows;
 
 pub use environments::{approval_annotation, secret_name, variables_name};
-pub use pod::SERVER_HOST;
 pub(crate) use pod::words;
+pub use pod::{SERVER_HOST, WAIT_TOKEN};
+pub use warm::token_of as waiting_token_of;
 
 use crate::launch::Launch;
+use crate::warm::Waiting;
 use driver::Driver;
 use groups::Groups;
 use naru_client::{Cache, Client};
@@ -28,6 +32,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 /// So many runs of a repository are kept, with their pods' logs; older ones go.
@@ -58,6 +63,10 @@ pub struct Config {
     pub job_tokens: TokenKey,
     /// What `runs-on` labels map to: label to image, or to [`LEFT_OUT`].
     pub runners: BTreeMap<String, String>,
+    /// So many pods are kept ready for jobs on the image that was used last.
+    pub warm_pods: usize,
+    /// Where those pods ask for their jobs.
+    pub waiting: Arc<Waiting>,
     /// Our own program on the node, which runs the steps in job pods.
     pub launch: Launch,
 }
@@ -69,6 +78,12 @@ struct Shared {
     pods: Cache,
     runs: Cache,
     workflows: Cache,
+    /// Pods that wait for a job.
+    warm: Cache,
+    waiting: Arc<Waiting>,
+    /// What the last job ran on, and whether somebody looked for a pod since.
+    last_image: Mutex<Option<String>>,
+    wanted: Notify,
     groups: Groups,
     /// The highest number that a run of a repository has got.
     numbers: Mutex<HashMap<String, u64>>,
@@ -84,18 +99,23 @@ pub fn start(client: Client, config: Config) -> tokio::task::JoinHandle<()> {
         workflows.synced().await;
         pods.synced().await;
         let shared = Arc::new(Shared {
-            config,
-            client,
             pods,
             runs: runs.clone(),
             workflows: workflows.clone(),
+            warm: client.cache(&kinds::POD, Some(&config.namespace), labels::WARM),
+            waiting: config.waiting.clone(),
+            last_image: Mutex::default(),
+            wanted: Notify::new(),
             groups: Groups::default(),
             numbers: Mutex::default(),
+            config,
+            client,
         });
         shared.restore();
         // All end with this task: a daemon that is stopped must not fail what it can no longer reach.
         let mut clock = JoinSet::new();
         clock.spawn(workflows::run_by_the_clock(shared.clone()));
+        clock.spawn(warm::keep(shared.clone()));
         let mut drivers = JoinSet::new();
         let mut driven = HashMap::<String, tokio::task::Id>::new();
         loop {

@@ -12,6 +12,9 @@ pub const JOB_CONTAINER: &str = "job";
 /// Where in the pod things are.
 pub const JOB_FILE_DIR: &str = "/naru/job";
 
+/// The variable with which a waiting pod proves who it is. It opens nothing once the job is there.
+pub const WAIT_TOKEN: &str = "NARU_WAIT_TOKEN";
+
 /// The name under which pods reach the daemon. GitHub's own clients take a server for one of GitHub's, and
 /// not for an old GitHub Enterprise Server, by its name: `github.com`, `*.ghe.com` and `*.localhost` pass
 /// (`isGhes` in actions/toolkit).
@@ -29,13 +32,20 @@ pub struct JobPod<'a> {
     pub image: &'a str,
     pub container: Option<&'a Container>,
     pub services: &'a [(String, Container)],
-    /// The Secret with the job's file, of the same name as the pod.
-    pub secret: &'a str,
+    pub source: JobSource<'a>,
     /// How our own program is started in any image.
     pub launch: &'a Launch,
     /// Where pods reach the daemon.
     pub server: IpAddr,
     pub cancel_timeout_minutes: u64,
+}
+
+/// Where the pod finds what it is to do.
+pub enum JobSource<'a> {
+    /// In a Secret that is mounted.
+    Secret(&'a str),
+    /// The daemon tells when it is asked.
+    Asked { url: &'a str, token: &'a str },
 }
 
 /// Something of a container that cannot be honoured; `line` is that in the workflow.
@@ -45,11 +55,15 @@ pub struct Refused {
     pub message: String,
 }
 
+impl Refused {
+    /// With the file that the line is of.
+    pub fn at(&self, file: &str) -> String {
+        format!("{file}:{}: {}", self.line, self.message)
+    }
+}
+
 pub fn job_pod(job: &JobPod<'_>) -> Result<Value, Refused> {
-    let mut volumes = vec![
-        json!({"name": "workspace", "emptyDir": {}}),
-        json!({"name": "job", "secret": {"secretName": job.secret}}),
-    ];
+    let mut volumes = vec![json!({"name": "workspace", "emptyDir": {}})];
     for (number, (path, _)) in job.launch.mounts.iter().enumerate() {
         volumes.push(json!({"name": format!("runner-{number}"), "hostPath": {"path": path, "type": "File"}}));
     }
@@ -79,17 +93,26 @@ pub fn job_pod(job: &JobPod<'_>) -> Result<Value, Refused> {
         None => json!({"name": JOB_CONTAINER, "image": job.image}),
     };
     let mut command = job.launch.command.clone();
-    command.extend(["__job".to_owned(), format!("{JOB_FILE_DIR}/job.json")]);
+    command.push("__job".to_owned());
+    let mut mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+    match job.source {
+        JobSource::Secret(name) => {
+            command.push(format!("{JOB_FILE_DIR}/job.json"));
+            volumes.push(json!({"name": "job", "secret": {"secretName": name}}));
+            mounts.push(json!({"name": "job", "mountPath": JOB_FILE_DIR}));
+        }
+        JobSource::Asked { url, token } => {
+            command.extend(["--wait".to_owned(), url.to_owned()]);
+            let token = json!({"name": WAIT_TOKEN, "value": token});
+            container["env"] = json!([token]);
+        }
+    }
     container["command"] = json!(command);
     container["workingDir"] = json!("/workspace");
     if container["resources"].is_null() {
         container["resources"] = json!({"limits": {"memory": JOB_MEMORY}, "requests": {"cpu": "100m"}});
     }
-    let mut mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
-    mounts.extend([
-        json!({"name": "workspace", "mountPath": "/workspace"}),
-        json!({"name": "job", "mountPath": JOB_FILE_DIR, "readOnly": true}),
-    ]);
+    mounts.push(json!({"name": "workspace", "mountPath": "/workspace"}));
     for (number, (_, inside)) in job.launch.mounts.iter().enumerate() {
         let name = format!("runner-{number}");
         mounts.push(json!({"name": name, "mountPath": inside, "readOnly": true}));
@@ -432,7 +455,7 @@ mod tests {
             image: "host",
             container: None,
             services,
-            secret: "p",
+            source: JobSource::Secret("p"),
             launch: &Launch {
                 mounts: vec![("/usr/bin/naru".into(), "/naru/bin/naru".into())],
                 command: vec!["/naru/bin/naru".into()],

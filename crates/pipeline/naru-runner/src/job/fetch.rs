@@ -15,6 +15,9 @@ const UNPACKED_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// The server may have to fetch it from elsewhere first.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
+/// A job's file with all its contexts; it is an object's content, so it is never larger.
+const SMALL_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Why a refusal says so, at most: it is one line in a log.
 const REASON_BYTES_MAX: usize = 4 * 1024;
 
@@ -64,7 +67,19 @@ pub async fn archive(url: &str, token: &str, directory: &Path) -> Result<String,
     Ok(sha)
 }
 
-async fn download(url: &str, token: &str) -> Result<(std::fs::File, String), Error> {
+/// An answer, and the connection that it comes over.
+struct Answer {
+    response: hyper::Response<hyper::body::Incoming>,
+    connection: tokio::task::JoinHandle<hyper::Result<()>>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+async fn get(url: &str, token: &str) -> Result<Answer, Error> {
     let connect = |source| Error::Connect { url: url.to_owned(), source };
     let rest = url.strip_prefix("http://").ok_or_else(|| Error::Address(url.to_owned()))?;
     let (authority, path) = rest.split_once('/').ok_or_else(|| Error::Address(url.to_owned()))?;
@@ -80,10 +95,26 @@ async fn download(url: &str, token: &str) -> Result<(std::fs::File, String), Err
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|_| Error::Address(url.to_owned()))?;
     let response = sender.send_request(request).await.map_err(|it| connect(it.into()))?;
+    Ok(Answer { response, connection })
+}
+
+/// A small answer whole, with its status.
+pub async fn small(url: &str, token: &str) -> Result<(u16, bytes::Bytes), Error> {
+    let mut answer = get(url, token).await?;
+    let status = answer.response.status().as_u16();
+    let body = http_body_util::Limited::new(answer.response.body_mut(), SMALL_BYTES_MAX).collect().await;
+    let body = body.map_err(|source| Error::Connect { url: url.to_owned(), source })?;
+    Ok((status, body.to_bytes()))
+}
+
+async fn download(url: &str, token: &str) -> Result<(std::fs::File, String), Error> {
+    let connect = |source| Error::Connect { url: url.to_owned(), source };
+    let mut answer = get(url, token).await?;
+    let response = &mut answer.response;
     let status = response.status();
     let sha = response.headers().get("x-naru-sha").and_then(|it| it.to_str().ok()).unwrap_or_default();
     let sha = sha.to_owned();
-    let mut body = response.into_body();
+    let body = response.body_mut();
     let mut file = tempfile::tempfile().map_err(Error::Unpack)?;
     let mut reason = Vec::new();
     let mut count = 0;
@@ -100,7 +131,6 @@ async fn download(url: &str, token: &str) -> Result<(std::fs::File, String), Err
         }
         file.write_all(data).map_err(Error::Unpack)?;
     }
-    connection.abort();
     if !status.is_success() {
         let reason = String::from_utf8_lossy(&reason).trim().to_owned();
         return Err(Error::Refused { url: url.to_owned(), status: status.as_u16(), reason });

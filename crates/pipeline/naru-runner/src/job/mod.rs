@@ -20,6 +20,7 @@ mod pause;
 mod process;
 mod script;
 pub mod snapshot;
+pub mod wait;
 
 use crate::protocol::{Event, Outcome};
 use environment::{Level, Places};

@@ -1,0 +1,27 @@
+//! A pod that was started before its job: asks the daemon for it, over one request that is answered when there
+//! is one.
+
+use super::{JobFile, fetch};
+use std::time::Duration;
+
+/// The pause before a daemon that does not answer is asked again: it may be restarting.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Waits until the daemon gives this pod its job. `Err` says why it never will.
+pub async fn for_job(url: &str, token: &str) -> Result<JobFile, String> {
+    loop {
+        match fetch::small(url, token).await {
+            Ok((200, body)) => {
+                return serde_json::from_slice(&body)
+                    .map_err(|it| format!("the job's file is damaged: {it}"));
+            }
+            // Nothing yet: the daemon ends a request now and then, so that both know the other is there.
+            Ok((204, _)) => {}
+            Ok((status @ 400..=499, body)) => {
+                let said = String::from_utf8_lossy(&body);
+                return Err(format!("the daemon has no job for this pod ({status}): {}", said.trim()));
+            }
+            Ok(_) | Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+        }
+    }
+}
