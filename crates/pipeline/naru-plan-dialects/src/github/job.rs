@@ -93,6 +93,7 @@ const SCOPES: &[(&str, &[&str])] = &[
     ("statuses", READ_WRITE),
     ("vulnerability-alerts", &["read"]),
 ];
+/// From the lowest up.
 const READ_WRITE: &[&str] = &["read", "write"];
 
 /// What a job takes over from the workflow.
@@ -120,30 +121,25 @@ impl Reader<'_> {
     /// What a token may do, by scope; what is not named is not given.
     pub fn permissions(&mut self, node: &Node) -> Option<BTreeMap<String, String>> {
         if let Some(word) = node.as_str() {
-            let level = match word {
-                "read-all" => "read",
-                "write-all" => "write",
+            // The highest level that each scope has within what the word says.
+            let all = |wanted: &[&str]| {
+                SCOPES
+                    .iter()
+                    .filter_map(|(scope, levels)| {
+                        let level = levels.iter().rev().find(|it| wanted.contains(it))?;
+                        Some(((*scope).to_owned(), (*level).to_owned()))
+                    })
+                    .collect()
+            };
+            return match word {
+                "read-all" => Some(all(&["read"])),
+                "write-all" => Some(all(READ_WRITE)),
                 _ => {
-                    self.error_hint(
-                        node,
-                        format!("there are no permissions `{word}`"),
-                        "write read-all, write-all, or a mapping such as `contents: read`",
-                    );
-                    return None;
+                    let hint = "write read-all, write-all, or a mapping such as `contents: read`";
+                    self.error_hint(node, format!("there are no permissions `{word}`"), hint);
+                    None
                 }
             };
-            let all = SCOPES.iter().filter_map(|(scope, levels)| {
-                let level = levels.iter().find(|it| **it == level || level == "write")?;
-                Some((
-                    (*scope).to_owned(),
-                    if levels.contains(&"write") && word == "write-all" {
-                        "write".into()
-                    } else {
-                        (*level).to_owned()
-                    },
-                ))
-            });
-            return Some(all.collect());
         }
         if !self.mapping("`permissions`", node) {
             return None;
