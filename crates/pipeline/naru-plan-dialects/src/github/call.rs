@@ -4,7 +4,7 @@
 
 use super::events::{Callable, Input, InputKind, typed};
 use super::expression::Evaluation;
-use super::late::{Late, decode, encode};
+use super::late::{Late, asks_for, decode, encode};
 use super::names::Names;
 use super::place;
 use super::reader::{Reader, line_starts};
@@ -22,8 +22,15 @@ const FILES_MAX: usize = 50;
 /// So many calls are followed in all: files that each call the next several times would grow without end.
 const CALLS_MAX: usize = 256;
 
-/// Reads the called file; what is wrong with it is told where it is called.
-pub fn read(reader: &mut Reader<'_>, job: &Job, node: &Node, uses: &Node, name: &str) -> Option<Call> {
+/// Reads the called file; what is wrong with it is told where it is called. With the call comes the
+/// `concurrency` of the called file, which counts for the call.
+pub fn read(
+    reader: &mut Reader<'_>,
+    job: &Job,
+    node: &Node,
+    uses: &Node,
+    name: &str,
+) -> Option<(Call, Option<Node>)> {
     let file = match file_of(name, &reader.path) {
         Ok(it) => it,
         Err(why) => {
@@ -94,7 +101,7 @@ pub fn read(reader: &mut Reader<'_>, job: &Job, node: &Node, uses: &Node, name: 
         names: Names::default(),
         applies: None,
     };
-    let workflow = root.and_then(|it| inner.workflow(&it));
+    let workflow = root.as_ref().and_then(|it| inner.workflow(it));
     let Reader { findings, missing, called, calls, survey, .. } = inner;
     reader.calls = calls;
     reader.missing = missing;
@@ -117,10 +124,20 @@ pub fn read(reader: &mut Reader<'_>, job: &Job, node: &Node, uses: &Node, name: 
         reader.error_hint(uses, format!("the workflow `{name}` cannot be called"), hint);
         return None;
     };
-    if workflow.plan.concurrency.is_some() {
-        let message = format!("the `concurrency` of `{name}` is not looked at when it is called");
-        reader.warn(uses.place, message, "write it on this job");
+    let concurrency =
+        root.as_ref().and_then(|it| it.get("concurrency")).filter(|_| workflow.plan.concurrency.is_some());
+    let asks_inputs = concurrency.is_some_and(|it| asks_for(it, "inputs"));
+    if concurrency.is_some() && (asks_inputs || node.get("concurrency").is_some()) {
+        let message = if asks_inputs {
+            format!(
+                "the `concurrency` of `{name}` asks for its inputs and is not looked at when it is called"
+            )
+        } else {
+            format!("the `concurrency` of this job counts, and not that of `{name}`")
+        };
+        reader.warn(uses.place, message, "write one on this job that says all");
     }
+    let concurrency = concurrency.filter(|_| !asks_inputs).cloned();
     check_inputs(reader, uses, name, with, &callable.inputs);
     check_secrets(reader, node, uses, name, &secrets, &callable);
     check_permissions(reader, job, uses, &workflow.plan.jobs);
@@ -131,7 +148,7 @@ pub fn read(reader: &mut Reader<'_>, job: &Job, node: &Node, uses: &Node, name: 
         .iter()
         .map(|(key, it)| json!([key.as_str().unwrap_or_default(), encode(it)]))
         .collect();
-    Some(Call {
+    let call = Call {
         uses: name.to_owned(),
         jobs: workflow.plan.jobs,
         outputs: callable.outputs,
@@ -143,7 +160,8 @@ pub fn read(reader: &mut Reader<'_>, job: &Job, node: &Node, uses: &Node, name: 
             },
         }),
         expanded: false,
-    })
+    };
+    Some((call, concurrency))
 }
 
 /// What a call hands over of the caller's secrets.

@@ -228,8 +228,12 @@ impl Reader<'_> {
             id,
             ..Job::default()
         };
+        let mut called_concurrency = None;
         if calls {
-            job.call = self.call(&job, node);
+            if let Some((call, concurrency)) = self.call(&job, node) {
+                job.call = Some(call);
+                called_concurrency = concurrency;
+            }
         } else {
             for key in ["with", "secrets"] {
                 if let Some((it, _)) = node.entries().iter().find(|(it, _)| it.as_str() == Some(key)) {
@@ -263,6 +267,9 @@ impl Reader<'_> {
             let Some(value) = node.get(name) else { continue };
             self.check_late(name, value, allowed);
             late.nodes.push(((*name).to_owned(), value.clone()));
+        }
+        if let Some(it) = called_concurrency.filter(|_| node.get("concurrency").is_none()) {
+            late.nodes.push(("concurrency".into(), it));
         }
         if let Some(shell) = node
             .get("defaults")
@@ -347,7 +354,7 @@ impl Reader<'_> {
         }
     }
 
-    fn call(&mut self, job: &Job, node: &Node) -> Option<naru_plan::Call> {
+    fn call(&mut self, job: &Job, node: &Node) -> Option<(naru_plan::Call, Option<Node>)> {
         let uses = node.get("uses")?;
         let name = self.scalar("`uses`", uses)?;
         call::read(self, job, node, uses, &name)

@@ -136,6 +136,11 @@ fn place_of(value: &Value) -> Place {
     Place::new(number(0), number(1))
 }
 
+/// Whether an expression of a node asks for this context.
+pub fn asks_for(node: &Node, context: &str) -> bool {
+    !asks_only(node, &|it| it != context)
+}
+
 /// Whether the expressions of a node ask for known contexts only. What cannot be read has been told elsewhere.
 fn asks_only(node: &Node, is_known: &impl Fn(&str) -> bool) -> bool {
     match &node.data {

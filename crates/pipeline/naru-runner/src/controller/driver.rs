@@ -330,6 +330,7 @@ impl Driver {
                 }
             }
         }
+        self.look_at_places(at).await?;
         'reshaped: loop {
             let mut moved = false;
             for next in self.next(at) {
@@ -391,10 +392,21 @@ impl Driver {
                 Some(why) => (index, JobPhase::Skipped, why),
                 None => return self.start(at, index).await,
             },
-            Next::Expand(index) => match self.expand(at, index) {
-                Ok(()) => return Ok(Acted::Reshaped),
-                Err(error) => (index, JobPhase::Failed, error.message),
-            },
+            Next::Expand(index) => {
+                let planned = &self.plans[at];
+                let job = &planned.plan.jobs[index];
+                // Before its matrix is known a job holds no place; each of its combinations does.
+                if job.deferred.is_none() && job.concurrency.is_some() {
+                    let contexts = Value::Object(self.contexts_of(planned, job, &self.views(planned)));
+                    if let Some(held_back) = self.held_back(at, index, &contexts).await? {
+                        return Ok(held_back);
+                    }
+                }
+                match self.expand(at, index) {
+                    Ok(()) => return Ok(Acted::Reshaped),
+                    Err(error) => (index, JobPhase::Failed, error.message),
+                }
+            }
             Next::Finish(index, state) => return Ok(self.finish(at, index, state)),
             Next::Skip(index, why) => (index, JobPhase::Skipped, why),
             Next::Fail(index, why) => (index, JobPhase::Failed, why),
@@ -567,6 +579,41 @@ impl Driver {
             self.write().await.map_err(Placing::Api)?;
         }
         Ok(standing)
+    }
+
+    /// Gives the places of jobs that have ended to others, and stops jobs whose place a newcomer has taken.
+    async fn look_at_places(&mut self, at: usize) -> Result<(), naru_client::Error> {
+        let ended: Vec<String> =
+            self.status.jobs.iter().filter(|it| it.phase.is_final()).map(|it| it.key.clone()).collect();
+        self.leave_groups(|it| ended.contains(&it.member));
+        for index in 0..self.plans[at].plan.jobs.len() {
+            let key = &self.plans[at].keys[index];
+            let holds = self.status.groups.iter().any(|it| it.member == *key && it.holds);
+            if !holds || self.job(key).is_none_or(|it| it.phase != JobPhase::Running) {
+                continue;
+            }
+            let key = key.clone();
+            let planned = &self.plans[at];
+            let job = planned.plan.jobs[index].clone();
+            let Some(concurrency) = &job.concurrency else { continue };
+            let contexts = Value::Object(self.contexts_of(planned, &job, &self.views(planned)));
+            match self.place(concurrency, at, &contexts, &key).await {
+                Ok(Standing::Displaced) => {}
+                Err(Placing::Api(error)) => return Err(error),
+                _ => continue,
+            }
+            // A call ends when the jobs that it brought in have.
+            let within = |it: &Job| it.key == job.key || it.key.starts_with(&format!("{}/", job.key));
+            for other in 0..self.plans[at].plan.jobs.len() {
+                let planned = &self.plans[at];
+                let is_call = other == index && job.call.is_some();
+                let over = self.job(&planned.keys[other]).is_none_or(|it| it.phase.is_final());
+                if within(&planned.plan.jobs[other]) && !is_call && !over {
+                    self.cancel(at, other, "a newer job of its concurrency group took its place").await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn leave_groups(&mut self, of: impl Fn(&GroupPlace) -> bool) {

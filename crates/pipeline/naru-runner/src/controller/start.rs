@@ -70,26 +70,10 @@ impl Driver {
         let planned = &self.plans[at];
         let evaluator = planned.dialect.evaluator;
         let job = planned.plan.jobs[index].clone();
-        let key = planned.keys[index].clone();
         let views = self.views(planned);
         let contexts = json!(self.contexts_of(planned, &job, &views));
-        if let Some(concurrency) = &job.concurrency {
-            match self.place(concurrency, at, &contexts, &key).await {
-                Ok(Standing::Holds) => {}
-                Ok(Standing::Waits) => {
-                    return Ok(Err(self.waits(at, index, "waits for another job of its concurrency group")));
-                }
-                Ok(Standing::Displaced) => {
-                    let why = "a newer job of its concurrency group took its place";
-                    self.close(at, index, JobPhase::Cancelled, why);
-                    return Ok(Err(Acted::Moved));
-                }
-                Err(Placing::Api(error)) => return Err(error),
-                Err(Placing::Text(error)) => {
-                    self.close(at, index, JobPhase::Failed, &format!("its concurrency group: {error}"));
-                    return Ok(Err(Acted::Moved));
-                }
-            }
+        if let Some(held_back) = self.held_back(at, index, &contexts).await? {
+            return Ok(Err(held_back));
         }
         let Some(environment) = &job.environment else { return Ok(Ok(String::new())) };
         let environment = match evaluator.text(&environment.name, &contexts) {
@@ -279,6 +263,33 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// Whether a job's concurrency group keeps it from beginning now.
+    pub(super) async fn held_back(
+        &mut self,
+        at: usize,
+        index: usize,
+        contexts: &Value,
+    ) -> Result<Option<Acted>, naru_client::Error> {
+        let planned = &self.plans[at];
+        let Some(concurrency) = planned.plan.jobs[index].concurrency.clone() else { return Ok(None) };
+        let key = planned.keys[index].clone();
+        match self.place(&concurrency, at, contexts, &key).await {
+            Ok(Standing::Holds) => return Ok(None),
+            Ok(Standing::Waits) => {
+                return Ok(Some(self.waits(at, index, "waits for another job of its concurrency group")));
+            }
+            Ok(Standing::Displaced) => {
+                let why = "a newer job of its concurrency group took its place";
+                self.close(at, index, JobPhase::Cancelled, why);
+            }
+            Err(Placing::Api(error)) => return Err(error),
+            Err(Placing::Text(error)) => {
+                self.close(at, index, JobPhase::Failed, &format!("its concurrency group: {error}"));
+            }
+        }
+        Ok(Some(Acted::Moved))
     }
 
     fn waits(&mut self, at: usize, index: usize, why: &str) -> Acted {

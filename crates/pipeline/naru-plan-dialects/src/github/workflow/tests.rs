@@ -647,6 +647,29 @@ jobs:
 }
 
 #[test]
+fn a_called_file_brings_its_concurrency() {
+    let called = |concurrency: &str| {
+        format!(
+            "on: {{workflow_call: {{inputs: {{x: {{type: string}}}}}}}}\nconcurrency: {concurrency}\njobs: {{b: {{runs-on: gpu, steps: [{{run: x}}]}}}}\n"
+        )
+    };
+    let call = |keys: &str| format!("on: push\njobs:\n  a:\n    uses: ./.github/workflows/x.yml\n{keys}");
+    let read = |keys: &str, concurrency: &str| {
+        let lowered = with_files(&call(keys), &[(".github/workflows/x.yml", &called(concurrency))]);
+        let group = lowered.plan.as_ref().and_then(|it| it.jobs[0].concurrency.clone()).map(|it| it.group);
+        (group, rendered(&lowered))
+    };
+    assert_eq!(read("", "one-${{ github.ref }}"), (Some("one-refs/heads/main".into()), String::new()));
+    let (group, told) = read("    concurrency: mine\n", "one");
+    assert!(
+        group.as_deref() == Some("mine") && told.contains("the `concurrency` of this job counts"),
+        "{told}"
+    );
+    let (group, told) = read("", "one-${{ inputs.x }}");
+    assert!(group.is_none() && told.contains("asks for its inputs"), "{told}");
+}
+
+#[test]
 fn what_is_wrong_with_a_call_is_said_where_it_stands() {
     let call = |keys: &str| format!("on: push\njobs:\n  a:\n    uses: ./.github/workflows/x.yml\n{keys}");
     let good = "    with: {count: 1}\n    secrets: {KEY: x}\n";
