@@ -126,7 +126,8 @@ import os, pty, sys, select
 pid, fd = pty.fork()
 if pid == 0:
     os.execvp(sys.argv[1], sys.argv[1:])
-typed = [it.encode() + b'\n' for it in os.environ['TYPE'].split('|')]
+typed = [it.encode() + b'\n' for it in os.environ['TYPE'].split('|') if it]
+interrupt_after = os.environ.get('INTERRUPT_AFTER', '').encode()
 seen = b''
 while True:
     try:
@@ -137,6 +138,9 @@ while True:
         break
     seen += data
     sys.stdout.buffer.write(data); sys.stdout.flush()
+    if interrupt_after and interrupt_after in seen:
+        interrupt_after = b''
+        os.write(fd, b'\x03')
     if typed and seen.rstrip(b' ').endswith(b'$') and b'naru:' in seen[-80:]:
         seen = b''
         os.write(fd, typed.pop(0))
@@ -205,4 +209,20 @@ fn ctrl_c_ends_the_jobs_after_they_have_cleaned_up() {
     assert!(log.contains("cleaned cancelled") && log.contains("was cancelled"), "{log}");
     assert!(!log.contains("never"), "{log}");
     let _ = std::io::stdout().flush();
+}
+
+/// On a terminal Ctrl-C reaches everything in the foreground; a step is asked once, and has its time.
+#[test]
+fn ctrl_c_on_a_terminal_asks_each_step_once() {
+    let workflow = steps(
+        "      - run: trap 'sleep 1; echo tidied; exit 1' INT TERM; echo \"has be\"gun; while true; do sleep 0.05; done\n",
+    );
+    let project = Project::new(&[(".github/workflows/ci.yml", &workflow)]);
+    let mut command = project.command("timeout");
+    command.args(["60", "python3", "-c", TERMINAL]).arg(naru_binary()).args(["ci", "run"]);
+    let output =
+        command.env("TYPE", "").env("TERM", "dumb").env("INTERRUPT_AFTER", "has begun").output().unwrap();
+    let log = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{log}");
+    assert_eq!(log.matches("[a]   tidied").count(), 1, "{log}");
 }

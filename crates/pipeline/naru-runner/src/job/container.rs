@@ -5,7 +5,8 @@
 //! A job's pod has no such program and no right to start containers, so there a Docker action fails with that
 //! reason.
 
-use super::actions::{Loaded, Stage};
+use super::actions::Stage;
+use super::packages::Loaded;
 use super::{FAILED, JobRun, StepEnd};
 use crate::controller::words;
 use crate::protocol::Outcome;

@@ -296,9 +296,9 @@ impl JobRun<'_> {
             Value::Null => String::new(),
             it => it.to_string(),
         };
-        let github = self.contexts.get("github").cloned().unwrap_or_default();
+        let github = self.contexts.get("github");
         for name in GITHUB_VARIABLES {
-            if let Some(value) = github.get(*name).filter(|it| !it.is_null()) {
+            if let Some(value) = github.and_then(|it| it.get(*name)).filter(|it| !it.is_null()) {
                 command.env(format!("GITHUB_{}", name.to_ascii_uppercase()), text(value));
             }
         }

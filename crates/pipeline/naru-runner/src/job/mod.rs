@@ -16,6 +16,7 @@ mod hash;
 mod lines;
 mod log;
 mod matchers;
+mod packages;
 mod pause;
 mod process;
 mod script;
@@ -167,23 +168,22 @@ struct JobRun<'a> {
     image_path: String,
 }
 
-/// Somebody wants the job to end: the pod is deleted, or Ctrl-C is typed where the job runs.
+/// Somebody wants the job to end: its pod is deleted, or whoever started it here says so.
 struct Interrupt {
     terminate: Signal,
-    interrupt: Signal,
+    /// Ctrl-C goes to everything on the terminal; what it means for the job, whoever started it decides. Held so
+    /// that the signal does nothing.
+    _interrupt: Signal,
 }
 
 impl Interrupt {
     fn listen() -> Self {
         let of = |kind| signal(kind).expect("a runtime with I/O enabled can listen for signals");
-        Self { terminate: of(SignalKind::terminate()), interrupt: of(SignalKind::interrupt()) }
+        Self { terminate: of(SignalKind::terminate()), _interrupt: of(SignalKind::interrupt()) }
     }
 
     async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        self.terminate.recv().await;
     }
 }
 

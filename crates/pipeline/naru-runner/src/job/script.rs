@@ -1,9 +1,9 @@
 //! The processes that steps are: scripts for a shell, JavaScript for Node. And what they say to the job
 //! through files and through commands in their output.
 
-use super::actions::Loaded;
 use super::environment::word;
 use super::log::floor_char_boundary;
+use super::packages::Loaded;
 use super::{FAILED, JobRun, StepEnd, commands, matchers};
 use crate::files::{FILE_BYTES_MAX, assignments};
 use crate::protocol::Outcome;
