@@ -194,7 +194,13 @@ fn tokens(source: &str) -> Result<Vec<(usize, Token)>, EvaluateError> {
             at += source[at..].find(is_boundary).unwrap_or(source.len() - at);
             let word = &source[start..at];
             if !is_name(word) {
-                let hint = if word.contains('"') { "; text stands in single quotes" } else { "" };
+                let hint = match word.chars().next() {
+                    _ if word.contains('"') => "; text stands in single quotes",
+                    Some('=') => "; `==` compares",
+                    Some('&') => "; `&&` is and",
+                    Some('|') => "; `||` is or",
+                    _ => "",
+                };
                 return fail(start, format!("`{word}` is not understood{hint}"));
             }
             let property = matches!(tokens.last(), Some((_, Token::Sign("."))));
