@@ -245,7 +245,10 @@ fn report(workflows: &[Workflow]) {
                 println!("  {what:<12}  {}", words.join(", "));
             }
         }
-        all.0.extend(survey.secrets.iter().cloned());
+        // A file that is only called gets its secrets from whoever calls it.
+        if survey.events != ["workflow_call"] {
+            all.0.extend(survey.secrets.iter().cloned());
+        }
         all.1.extend(survey.actions.iter().filter(|it| !it.starts_with("./")).cloned());
     }
     let broken = workflows.iter().filter(|it| it.is_broken()).count();
