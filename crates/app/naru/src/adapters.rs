@@ -7,7 +7,7 @@ use kube_api::{
 };
 use kube_controllers::{Usage, Used};
 use naru_image::ImageStore;
-use naru_job_api::{Bytestream, Code, Content, Row};
+use naru_job_api::{Bytestream, Changed, Code, Commit, Comparison, Content, Row};
 use naru_node::{Credential, HostRoot, ImageError, ImageInfo, ImageService, Node, PullPolicy};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -230,6 +230,22 @@ impl Code for Repositories {
                 rows.into_iter().map(|(kind, sha, bytes, name)| Row { kind, sha, bytes, name }).collect(),
             ),
         }))
+    }
+
+    async fn commit(&self, repository: &str, commit: &str) -> Result<Commit, String> {
+        let it = naru_git::commit(&self.0, repository, commit).await.map_err(|it| chain(&it))?;
+        let naru_git::Commit { parents, author, email, date, message } = it;
+        Ok(Commit { parents, author, email, date, message })
+    }
+
+    async fn compare(&self, repository: &str, base: &str, head: &str) -> Result<Comparison, String> {
+        let found = naru_git::compare(&self.0, repository, base, head).await.map_err(|it| chain(&it))?;
+        let (files, ahead, behind) = found;
+        let file = |it: naru_git::Changed| {
+            let naru_git::Changed { letter, path, previous, added, removed } = it;
+            Changed { letter, path, previous, added, removed }
+        };
+        Ok(Comparison { files: files.into_iter().map(file).collect(), ahead, behind })
     }
 }
 

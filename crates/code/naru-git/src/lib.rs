@@ -16,7 +16,7 @@ mod record;
 mod serve;
 
 pub use mirror::{MirrorError, Noted, Remote, delete_ref, fetch, merge, set_default_branch};
-pub use read::{Entry, ReadError, archive, default_branch, entry, resolve};
+pub use read::{Changed, Commit, Entry, ReadError, archive, commit, compare, default_branch, entry, resolve};
 pub use record::{RecordError, record, record_all};
 pub use serve::router;
 

@@ -2,6 +2,7 @@
 //! archive.
 
 use crate::{directory, git, is_valid_name};
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Stdio;
 use tokio::io::AsyncRead;
@@ -155,6 +156,107 @@ pub async fn entry(
     }
 }
 
+/// A commit in a few words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Commit {
+    pub parents: Vec<String>,
+    pub author: String,
+    pub email: String,
+    /// RFC 3339.
+    pub date: String,
+    pub message: String,
+}
+
+/// What is known of a commit that is there.
+pub async fn commit(root: &Path, repository: &str, sha: &str) -> Result<Commit, ReadError> {
+    let args = ["show", "--no-patch", "--format=%P%n%an%n%ae%n%cI%n%B", "--end-of-options", sha];
+    let text = output(root, repository, &args, sha).await?;
+    let mut lines = text.splitn(5, '\n');
+    let mut next = || lines.next().unwrap_or_default().to_owned();
+    Ok(Commit {
+        parents: next().split_whitespace().map(str::to_owned).collect(),
+        author: next(),
+        email: next(),
+        date: next(),
+        message: next().trim_end().to_owned(),
+    })
+}
+
+/// A file that differs between two commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Git's letter: `A`, `M`, `D`, `R`, `C`, `T`.
+    pub letter: char,
+    pub path: String,
+    /// Where it was before, if it was renamed or copied.
+    pub previous: String,
+    /// Lines; none of a binary file.
+    pub added: u64,
+    pub removed: u64,
+}
+
+/// What `head` changes since it left `base`, and how many commits it is ahead and behind.
+pub async fn compare(
+    root: &Path,
+    repository: &str,
+    base: &str,
+    head: &str,
+) -> Result<(Vec<Changed>, usize, usize), ReadError> {
+    let range = format!("{base}...{head}");
+    let counts = output(root, repository, &["rev-list", "--left-right", "--count", &range], &range).await?;
+    let mut counts = counts.split_whitespace().map(|it| it.parse().unwrap_or(0));
+    let (behind, ahead) = (counts.next().unwrap_or(0), counts.next().unwrap_or(0));
+    let names = output(root, repository, &["diff", "-z", "-M", "--name-status", &range], &range).await?;
+    let lines = output(root, repository, &["diff", "-z", "-M", "--numstat", &range], &range).await?;
+    let lines = numbers(&lines);
+    let mut changed = Vec::new();
+    let mut words = names.split('\0').filter(|it| !it.is_empty());
+    while let (Some(letters), Some(path)) = (words.next(), words.next()) {
+        let letter = letters.chars().next().unwrap_or('M');
+        let (path, previous) = match letter {
+            'R' | 'C' => (words.next().unwrap_or_default(), path),
+            _ => (path, ""),
+        };
+        let (added, removed) = lines.get(path).copied().unwrap_or_default();
+        changed.push(Changed {
+            letter,
+            path: path.to_owned(),
+            previous: previous.to_owned(),
+            added,
+            removed,
+        });
+    }
+    Ok((changed, ahead, behind))
+}
+
+/// Lines added and removed by path, of `git diff -z --numstat`: `1\t2\tpath\0`, and of a renamed file
+/// `1\t2\t\0before\0after\0`.
+fn numbers(text: &str) -> HashMap<&str, (u64, u64)> {
+    let mut found = HashMap::new();
+    let mut words = text.split('\0');
+    while let Some(word) = words.next() {
+        let mut parts = word.splitn(3, '\t');
+        let (Some(added), Some(removed), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            break;
+        };
+        let path = if path.is_empty() { words.nth(1).unwrap_or_default() } else { path };
+        // A binary file has dashes.
+        found.insert(path, (added.parse().unwrap_or(0), removed.parse().unwrap_or(0)));
+    }
+    found
+}
+
+async fn output(root: &Path, repository: &str, args: &[&str], what: &str) -> Result<String, ReadError> {
+    let output = git().arg("-C").arg(directory(root, repository)).args(args).output().await?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(ReadError::Git {
+            what: what.to_owned(),
+            message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +296,8 @@ mod tests {
         assert_eq!(resolve(root, "../shop", "main").await.unwrap(), None);
         assert_eq!(default_branch(root, "shop").await.unwrap().as_deref(), Some("main"));
 
+        let facts = commit(root, "shop", &main).await.unwrap();
+        assert_eq!((facts.parents, facts.message.as_str()), (vec![tag.clone()], "two"));
         let found = entry(root, "shop", &main, "sub/a.txt").await.unwrap();
         assert!(matches!(found, Some(Entry::File { bytes, .. }) if bytes == b"hello"));
         let Some(Entry::Directory(rows)) = entry(root, "shop", &main, "").await.unwrap() else {
@@ -202,5 +306,42 @@ mod tests {
         assert_eq!((rows[0].0.as_str(), rows[0].3.as_str()), ("tree", "sub"));
         assert_eq!(entry(root, "shop", &main, "../x").await.unwrap(), None);
         assert_eq!(entry(root, "shop", &main, "none").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_a_branch_changes_is_counted_since_it_left() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("shop.git");
+        std::fs::create_dir(&dir).unwrap();
+        let author = ["-c", "user.name=T", "-c", "user.email=t@example.org"];
+        let all = [&author[..], &["commit", "--quiet", "-am", "x"]].concat();
+        git_in(&dir, &["init", "--quiet", "--initial-branch=main"]).await;
+        std::fs::write(dir.join("a"), "1\n2\n3\n4\n").unwrap();
+        std::fs::write(dir.join("b"), "b\n").unwrap();
+        git_in(&dir, &["add", "."]).await;
+        git_in(&dir, &all).await;
+        git_in(&dir, &["checkout", "--quiet", "-b", "fix"]).await;
+        git_in(&dir, &["mv", "a", "moved"]).await;
+        std::fs::write(dir.join("b"), "b\nmore\n").unwrap();
+        std::fs::write(dir.join("new\nname"), [0, 1, 2]).unwrap();
+        git_in(&dir, &["add", "."]).await;
+        git_in(&dir, &all).await;
+        git_in(&dir, &["checkout", "--quiet", "main"]).await;
+        std::fs::write(dir.join("b"), "elsewhere\n").unwrap();
+        git_in(&dir, &all).await;
+        let (mut changed, ahead, behind) = compare(root.path(), "shop", "main", "fix").await.unwrap();
+        changed.sort_by(|a, b| a.path.cmp(&b.path));
+        let row = |letter, path: &str, previous: &str, added, removed| Changed {
+            letter,
+            path: path.into(),
+            previous: previous.into(),
+            added,
+            removed,
+        };
+        assert_eq!(
+            changed,
+            [row('M', "b", "", 1, 0), row('R', "moved", "a", 0, 0), row('A', "new\nname", "", 0, 0)]
+        );
+        assert_eq!((ahead, behind), (1, 1));
     }
 }

@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use http::{HeaderMap, header};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use tokio_util::io::{ReaderStream, SyncIoBridge};
+use tokio_util::io::ReaderStream;
 
 /// Names longer than that are no names of GitHub's.
 const NAME_BYTES_MAX: usize = 100;
@@ -21,6 +21,9 @@ const REF_BYTES_MAX: usize = 255;
 
 /// The largest action from a directory: a bundle with all of its dependencies has some ten megabytes.
 const VENDORED_FILES_MAX: usize = 50_000;
+
+/// What is read from the disk at once on the way out.
+const READ_BYTES: usize = 128 << 10;
 
 pub async fn handle(
     State(inner): State<Shared>,
@@ -58,7 +61,7 @@ async fn find(
         let base = dir.join(owner);
         let exact = base.join(format!("{name}@{git_ref}"));
         if let Some(dir) = [exact, base.join(name)].into_iter().find(|it| it.is_dir()) {
-            return vendored(dir).await;
+            return vendored(inner.packed_dir.clone(), dir).await;
         }
         looked.push(format!("{} has no {owner}/{name}", dir.display()));
     }
@@ -89,23 +92,26 @@ async fn find(
     Err(problem(Kind::NotFound, message))
 }
 
-/// A directory's files. Packed while they are sent; their digest is what stands for the commit.
-async fn vendored(dir: PathBuf) -> Result<(String, Bytestream)> {
-    let listed = tokio::task::spawn_blocking({
-        let dir = dir.clone();
-        move || list(&dir)
-    });
-    let failed = |it: &std::io::Error| Problem::internal("a vendored action cannot be read", it);
-    let (files, digest) = listed.await.expect("listing files does not panic").map_err(|it| failed(&it))?;
-    let (ours, theirs) = tokio::io::duplex(256 << 10);
-    let writer = SyncIoBridge::new(theirs);
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = pack(&dir, &files, writer) {
-            // The client sees an archive that ends early.
-            tracing::warn!(%error, dir = %dir.display(), "a vendored action is not sent");
+/// A directory's files; their digest is what stands for the commit. Packed once, and again when they change.
+async fn vendored(packed_dir: PathBuf, dir: PathBuf) -> Result<(String, Bytestream)> {
+    let packed = tokio::task::spawn_blocking(move || {
+        let (files, digest) = list(&dir)?;
+        let archive = packed_dir.join(format!("{digest}.tar.gz"));
+        if !archive.exists() {
+            // A name of its own: two jobs may ask at once.
+            let temporary = packed_dir.join(format!("{:016x}.new", rand::random::<u64>()));
+            std::fs::create_dir_all(&packed_dir)?;
+            pack(&dir, &files, std::fs::File::create(&temporary)?)?;
+            std::fs::rename(&temporary, &archive)?;
         }
+        Ok::<_, std::io::Error>((digest, std::fs::File::open(archive)?))
     });
-    Ok((digest, Box::pin(ReaderStream::new(ours))))
+    let (digest, file) = packed
+        .await
+        .expect("packing files does not panic")
+        .map_err(|it| Problem::internal("a vendored action cannot be read", &it))?;
+    let file = tokio::fs::File::from_std(file);
+    Ok((digest, Box::pin(ReaderStream::with_capacity(file, READ_BYTES))))
 }
 
 /// The paths below a directory, sorted, without what git keeps; and a digest of names, modes and contents.

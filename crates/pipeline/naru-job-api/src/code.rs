@@ -16,6 +16,33 @@ pub trait Code: Send + Sync {
     async fn archive(&self, repository: &str, commit: &str) -> Result<Bytestream, String>;
     async fn default_branch(&self, repository: &str) -> Result<Option<String>, String>;
     async fn content(&self, repository: &str, commit: &str, path: &str) -> Result<Option<Content>, String>;
+    /// What is known of a commit that is there.
+    async fn commit(&self, repository: &str, commit: &str) -> Result<Commit, String>;
+    /// What the second commit changes since it left the first.
+    async fn compare(&self, repository: &str, base: &str, head: &str) -> Result<Comparison, String>;
+}
+
+pub struct Commit {
+    pub parents: Vec<String>,
+    pub author: String,
+    pub email: String,
+    pub date: String,
+    pub message: String,
+}
+
+pub struct Comparison {
+    pub files: Vec<Changed>,
+    pub ahead: usize,
+    pub behind: usize,
+}
+
+/// A file that differs; `letter` in git's words (`A`, `M`, `D`, `R`).
+pub struct Changed {
+    pub letter: char,
+    pub path: String,
+    pub previous: String,
+    pub added: u64,
+    pub removed: u64,
 }
 
 /// What stands at a path of a commit.

@@ -31,7 +31,7 @@ mod upstream;
 #[cfg(test)]
 mod services_test;
 
-pub use code::{Bytestream, Code, Content, Row};
+pub use code::{Bytestream, Changed, Code, Commit, Comparison, Content, Row};
 pub use runs::{Runs, RunsOfClient};
 
 use axum::Router;
@@ -79,6 +79,8 @@ pub(crate) struct Inner {
     pub owner: String,
     pub public_url: String,
     pub actions_dir: Option<PathBuf>,
+    /// Archives of vendored actions, made again by each process.
+    pub packed_dir: PathBuf,
     pub upstream: upstream::Upstream,
     pub id_key: oidc::IdKey,
     pub blobs: blobs::Blobs,
@@ -100,6 +102,10 @@ impl Services {
         let mut known = artifacts.blobs();
         known.extend(caches.blobs());
         blobs.remove_unknown(|id| known.contains(id));
+        let packed_dir = config.dir.join("packed");
+        if packed_dir.exists() {
+            std::fs::remove_dir_all(&packed_dir)?;
+        }
         let inner = Inner {
             key: config.key,
             admin_token: config.admin_token,
@@ -108,6 +114,7 @@ impl Services {
             owner: config.owner,
             public_url: config.public_url.trim_end_matches('/').to_owned(),
             actions_dir: config.actions_dir,
+            packed_dir,
             upstream: upstream::Upstream::new(config.dir.join("actions"), config.actions_from),
             id_key: oidc::IdKey::open(&config.dir.join("id-key"))?,
             blobs,

@@ -26,8 +26,8 @@ use std::collections::HashMap;
 const BODY_BYTES_MAX: usize = 128 << 10; // GitHub's inputs have at most 65,535 characters
 const PAGE_MAX: usize = 100;
 
-const SERVED: &str = "below /repos/<owner>/<repo> there are git/ref/<ref>, contents/<path>, commits/<ref>/check-runs, \
-     commits/<ref>/status, actions/runs, actions/artifacts, actions/caches, actions/workflows, \
+const SERVED: &str = "below /repos/<owner>/<repo> there are git/ref/<ref>, contents/<path>, commits/<ref>, compare/<a>...<b>, \
+     pulls/<number>, pulls/<number>/files, commits/<ref>/check-runs, commits/<ref>/status, actions/runs, actions/artifacts, actions/caches, actions/workflows, \
      actions/workflows/<file>/dispatches and dispatches";
 
 /// One call on a repository: who asks for what.
@@ -87,6 +87,12 @@ async fn serve(
         (&Method::GET, ["commits", git_ref @ .., kind @ ("check-runs" | "status" | "statuses")]) => {
             call.checks(inner, &git_ref.join("/"), kind).await
         }
+        (&Method::GET, ["commits", git_ref @ ..]) if !git_ref.is_empty() => {
+            call.commit(inner, &git_ref.join("/")).await
+        }
+        (&Method::GET, ["compare", range @ ..]) => call.compare(inner, &range.join("/")).await,
+        (&Method::GET, ["pulls", number]) => call.pull(inner, number).await.map(json_of),
+        (&Method::GET, ["pulls", number, "files"]) => call.pull_files(inner, number).await,
         (_, ["actions", rest @ ..]) => call.actions(inner, &method, rest, &default_branch).await,
         (&Method::POST, ["dispatches"]) => call.repository_dispatch(inner, &default_branch).await,
         _ => Err(not_served(path)),
@@ -136,8 +142,7 @@ impl Call {
         self.may("contents", "read")?;
         let wanted = self.word("ref").unwrap_or(default_branch);
         let name = &self.repository.name;
-        let commit = inner.code.resolve(name, wanted).await.map_err(failed)?;
-        let commit = commit.ok_or_else(|| problem(Kind::NotFound, format!("{wanted} does not exist")))?;
+        let commit = self.resolved(inner, wanted).await?;
         let found = inner.code.content(name, &commit, path).await.map_err(failed)?;
         match found.ok_or_else(|| problem(Kind::NotFound, format!("{path} does not exist at {wanted}")))? {
             Content::File { bytes, .. } if self.accept.contains("raw") => Ok((
@@ -153,6 +158,67 @@ impl Call {
                 Ok(json_of(rows.iter().map(|it| self.repository.row(path, it)).collect::<Vec<_>>().into()))
             }
         }
+    }
+
+    /// The commit that a branch, a tag or a commit means.
+    async fn resolved(&self, inner: &Inner, git_ref: &str) -> Result<String> {
+        let commit = inner.code.resolve(&self.repository.name, git_ref).await.map_err(failed)?;
+        commit.ok_or_else(|| problem(Kind::NotFound, format!("{git_ref} does not exist")))
+    }
+
+    async fn commit(&self, inner: &Inner, git_ref: &str) -> Result<Response> {
+        self.may("contents", "read")?;
+        let sha = self.resolved(inner, git_ref).await?;
+        // `application/vnd.github.sha`: the commit's name and nothing else.
+        if self.accept.contains("sha") {
+            return Ok(sha.into_response());
+        }
+        let commit = inner.code.commit(&self.repository.name, &sha).await.map_err(failed)?;
+        Ok(json_of(self.repository.commit(&sha, &commit)))
+    }
+
+    async fn compare(&self, inner: &Inner, range: &str) -> Result<Response> {
+        self.may("contents", "read")?;
+        let (base, head) = range
+            .split_once("...")
+            .ok_or_else(|| problem(Kind::Invalid, format!("`{range}` is not written `<base>...<head>`")))?;
+        let (base, head) = (self.resolved(inner, base).await?, self.resolved(inner, head).await?);
+        let found = inner.code.compare(&self.repository.name, &base, &head).await.map_err(failed)?;
+        let status = match (found.ahead, found.behind) {
+            (0, 0) => "identical",
+            (_, 0) => "ahead",
+            (0, _) => "behind",
+            _ => "diverged",
+        };
+        let (_, files) = self.page(found.files);
+        Ok(json_of(json!({
+            "status": status, "ahead_by": found.ahead, "behind_by": found.behind, "total_commits": found.ahead,
+            "files": files.iter().map(answers::changed).collect::<Vec<_>>(),
+        })))
+    }
+
+    /// A pull request as the last event told of it.
+    async fn pull(&self, inner: &Inner, number: &str) -> Result<Value> {
+        self.may("pull-requests", "read")?;
+        let wanted: Option<u64> = number.parse().ok();
+        let of_run = |it: Run| {
+            Some(it.spec.payload["pull_request"].clone()).filter(|it| it["number"].as_u64() == wanted)
+        };
+        let found = self.runs(inner).await?.into_iter().find_map(of_run);
+        found
+            .filter(|_| wanted.is_some())
+            .ok_or_else(|| problem(Kind::NotFound, format!("no run tells of a pull request {number}")))
+    }
+
+    async fn pull_files(&self, inner: &Inner, number: &str) -> Result<Response> {
+        let pull = self.pull(inner, number).await?;
+        let base = self
+            .resolved(inner, &format!("refs/heads/{}", pull["base"]["ref"].as_str().unwrap_or_default()))
+            .await?;
+        let head = self.resolved(inner, &format!("refs/pull/{number}/head")).await?;
+        let found = inner.code.compare(&self.repository.name, &base, &head).await.map_err(failed)?;
+        let (_, files) = self.page(found.files);
+        Ok(json_of(files.iter().map(answers::changed).collect::<Vec<_>>().into()))
     }
 
     /// The repository's runs, newest first.
@@ -173,8 +239,7 @@ impl Call {
 
     async fn checks(&self, inner: &Inner, git_ref: &str, kind: &str) -> Result<Response> {
         self.may(if kind == "check-runs" { "checks" } else { "statuses" }, "read")?;
-        let commit = inner.code.resolve(&self.repository.name, git_ref).await.map_err(failed)?;
-        let commit = commit.ok_or_else(|| problem(Kind::NotFound, format!("{git_ref} does not exist")))?;
+        let commit = self.resolved(inner, git_ref).await?;
         let mut runs = self.runs(inner).await?;
         runs.retain(|it| it.spec.sha == commit);
         Ok(json_of(match kind {

@@ -1,7 +1,7 @@
 //! The services as their clients see them, without a network: what a job may see and do, and what not.
 
 use crate::runs::Runs;
-use crate::{Bytestream, Code, Config, Content, Services};
+use crate::{Bytestream, Changed, Code, Commit, Comparison, Config, Content, Services};
 use async_trait::async_trait;
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -49,8 +49,9 @@ const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
 #[async_trait]
 impl Code for SomeCode {
     async fn resolve(&self, repository: &str, name: &str) -> Result<Option<String>, String> {
-        Ok((["shop", "setup-tool"].contains(&repository) && ["main", "refs/heads/main"].contains(&name))
-            .then(|| SHA.to_owned()))
+        Ok((["shop", "setup-tool"].contains(&repository)
+            && ["main", "refs/heads/main", "refs/pull/7/head"].contains(&name))
+        .then(|| SHA.to_owned()))
     }
 
     async fn archive(&self, repository: &str, _: &str) -> Result<Bytestream, String> {
@@ -65,6 +66,28 @@ impl Code for SomeCode {
     async fn content(&self, _: &str, _: &str, path: &str) -> Result<Option<Content>, String> {
         Ok((path == "README.md").then(|| Content::File { sha: SHA.into(), bytes: b"hello".to_vec() }))
     }
+
+    async fn commit(&self, _: &str, commit: &str) -> Result<Commit, String> {
+        let text = |it: &str| it.to_owned();
+        let date = text("2026-01-01T00:00:00Z");
+        Ok(Commit {
+            parents: vec![],
+            author: text("T"),
+            email: text("t@e"),
+            date,
+            message: format!("at {commit}"),
+        })
+    }
+
+    async fn compare(&self, _: &str, _: &str, _: &str) -> Result<Comparison, String> {
+        Ok(comparison())
+    }
+}
+
+/// The rest of what that git server knows.
+fn comparison() -> Comparison {
+    let file = Changed { letter: 'R', path: "b".into(), previous: "a".into(), added: 2, removed: 1 };
+    Comparison { files: vec![file], ahead: 1, behind: 0 }
 }
 
 /// Services with two runs of `shop`, one of them of another branch, and one of `other`.
@@ -120,7 +143,8 @@ impl Fixture {
                 "apiVersion": "naru.dev/v1", "kind": "Run",
                 "metadata": {"name": name, "uid": format!("uid-{name}")},
                 "spec": {"repository": name.split('-').next(), "gitRef": "refs/heads/main", "sha": "", "change": "",
-                         "event": "push", "pushedAt": ""},
+                         "event": "push", "pushedAt": "",
+                         "payload": {"pull_request": {"number": 7, "base": {"ref": "main"}}}},
                 "status": {"phase": "Running", "workflows": [], "diagnostics": [],
                            "jobs": [{"key": "ci-a", "name": "a", "phase": "Running", "steps": []}]},
             });
@@ -563,6 +587,10 @@ async fn each_call_needs_its_permission() {
     for (method, path, body, scope, right) in [
         (Method::GET, "repos/naru/shop/contents/README.md", Value::Null, "contents", "read"),
         (Method::GET, "repos/naru/shop/git/ref/heads/main", Value::Null, "contents", "read"),
+        (Method::GET, "repos/naru/shop/commits/main", Value::Null, "contents", "read"),
+        (Method::GET, "repos/naru/shop/compare/main...main", Value::Null, "contents", "read"),
+        (Method::GET, "repos/naru/shop/pulls/7", Value::Null, "pull-requests", "read"),
+        (Method::GET, "repos/naru/shop/pulls/7/files", Value::Null, "pull-requests", "read"),
         (Method::GET, "repos/naru/shop/actions/artifacts", Value::Null, "actions", "read"),
         (Method::GET, "repos/naru/shop/actions/caches", Value::Null, "actions", "read"),
         (Method::GET, "repos/naru/shop/commits/main/check-runs", Value::Null, "checks", "read"),
@@ -687,4 +715,22 @@ async fn a_dispatch_makes_a_run() {
     assert_eq!((&by_hand["gitRef"], &by_hand["sha"]), (&json!("refs/heads/main"), &json!(SHA)));
     let payload = &of("repository_dispatch")["payload"];
     assert_eq!((&payload["action"], &payload["client_payload"]["n"]), (&json!("released"), &json!(1)));
+}
+
+#[tokio::test]
+async fn what_a_pull_request_changes_is_told_file_by_file() {
+    let it = Fixture::new();
+    let get = async |path: &str| {
+        it.api(Method::GET, &format!("repos/naru/shop/{path}"), "admin", Value::Null).await
+    };
+    let files = get("pulls/7/files").await.json();
+    let expected = json!([{"filename": "b", "previous_filename": "a", "status": "renamed", "additions": 2, "deletions": 1,
+                           "changes": 3}]);
+    assert_eq!(files, expected);
+    assert_eq!(get("compare/main...main").await.json()["status"], "ahead");
+    assert_eq!(get("commits/main").await.json()["commit"]["message"], format!("at {SHA}"));
+    for missing in ["pulls/8", "pulls/x/files", "compare/main...none", "commits/none"] {
+        assert_eq!(get(missing).await.status, StatusCode::NOT_FOUND, "{missing}");
+    }
+    assert_eq!(get("compare/main").await.status, StatusCode::BAD_REQUEST);
 }

@@ -66,6 +66,9 @@ pub async fn run(global: &Global, args: &UpstreamArgs) -> Result<ExitCode> {
     println!("  content type  application/json");
     println!("  secret        {secret}");
     println!("  events        pushes, and pull requests (merge requests)");
+    println!(
+        "  (as seen from here: the host needs a way to this port, such as a proxy with TLS in front of it)"
+    );
     println!("both are kept in the secret {name}; what is pushed there runs here from now on");
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use crate::artifacts::Artifact;
 use crate::cache::Entry;
-use crate::code::Row;
+use crate::code::{Changed, Commit, Row};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use naru_objects::{JobPhase, JobStatus, Run, RunPhase, Workflow};
@@ -57,6 +57,15 @@ impl Repository {
         json!({"type": kind, "name": row.name, "path": path, "sha": row.sha, "size": row.bytes, "url": url})
     }
 
+    pub fn commit(&self, sha: &str, it: &Commit) -> Value {
+        let who = json!({"name": it.author, "email": it.email, "date": it.date});
+        json!({
+            "sha": sha, "url": format!("{}/commits/{sha}", self.api()),
+            "commit": {"message": it.message, "author": who, "committer": who},
+            "parents": it.parents.iter().map(|it| json!({"sha": it})).collect::<Vec<_>>(),
+        })
+    }
+
     pub fn run(&self, it: &Run) -> Value {
         let (status, conclusion) = of_run(it.status.phase);
         let id = naru_token::run_id(&it.metadata.uid);
@@ -82,6 +91,25 @@ impl Repository {
             "workflow_run": {"id": naru_token::run_id(&it.run_uid), "head_branch": branch(&it.git_ref), "head_sha": it.sha},
         })
     }
+}
+
+pub fn changed(it: &Changed) -> Value {
+    let status = match it.letter {
+        'A' => "added",
+        'D' => "removed",
+        'R' => "renamed",
+        'C' => "copied",
+        'T' => "changed",
+        _ => "modified",
+    };
+    let mut file = json!({
+        "filename": it.path, "status": status, "additions": it.added, "deletions": it.removed,
+        "changes": it.added + it.removed,
+    });
+    if !it.previous.is_empty() {
+        file["previous_filename"] = json!(it.previous);
+    }
+    file
 }
 
 pub fn cache(id: u64, it: &Entry) -> Value {
