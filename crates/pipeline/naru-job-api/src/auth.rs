@@ -3,7 +3,8 @@
 use crate::Inner;
 use crate::problem::{Kind, Problem, Result, problem};
 use http::{HeaderMap, header};
-use naru_objects::{JobPhase, Run};
+use jiff::Timestamp;
+use naru_objects::{JobStatus, Run};
 use naru_token::{Invalid, JobClaims, credential};
 
 /// A run that was done again reads the artifacts of at most so many earlier attempts.
@@ -81,14 +82,11 @@ impl Inner {
 
     /// The job that a token is of.
     pub async fn job_of(&self, token: &str) -> Result<Job> {
-        let claims = self.key.verify(token, jiff::Timestamp::now().as_second()).map_err(invalid)?;
-        let run = self.run(&claims.run).await?.filter(|it| it.metadata.uid == claims.run_uid);
-        let Some(run) = run else {
+        let claims = self.key.verify(token, Timestamp::now().as_second()).map_err(invalid)?;
+        let Some(run) = self.run(&claims.run).await?.filter(|it| it.metadata.uid == claims.run_uid) else {
             return Err(problem(Kind::Unauthenticated, "the run of this token is gone"));
         };
-        let ended = run.status.phase.is_final()
-            || run.status.jobs.iter().any(|it| it.key == claims.job && JobPhase::is_final(it.phase));
-        if ended {
+        if has_ended(&run, &claims.job) {
             return Err(problem(
                 Kind::Unauthenticated,
                 "the job of this token has ended, and the token with it",
@@ -104,6 +102,26 @@ impl Inner {
         Ok(Job { claims, family })
     }
 
+    /// Reserves a key of the caches for a job's upload. What a job that has ended has left half done is in
+    /// nobody's way.
+    pub async fn reserve_cache(
+        &self,
+        claims: &JobClaims,
+        key: &str,
+        version: &str,
+        bytes: Option<u64>,
+        now: Timestamp,
+    ) -> Result<(u64, String)> {
+        let mut ended = self.caches.rival(claims, key, version).await;
+        if let Some(rival) = &ended {
+            let run = self.run(&rival.run).await?.filter(|it| it.metadata.uid == rival.run_uid);
+            if run.is_some_and(|it| !has_ended(&it, &rival.job)) {
+                ended = None;
+            }
+        }
+        self.caches.reserve(&self.blobs, claims, key, version, bytes, ended.as_ref(), now).await
+    }
+
     async fn run(&self, name: &str) -> Result<Option<Run>> {
         let found = self.runs.get(name).await.map_err(|it| {
             tracing::error!(error = it, "a run cannot be looked at");
@@ -114,6 +132,11 @@ impl Inner {
             .transpose()
             .map_err(|it| Problem::internal("the run cannot be understood", &it))
     }
+}
+
+fn has_ended(run: &Run, job: &str) -> bool {
+    let is_it = |it: &&JobStatus| it.key == job;
+    run.status.phase.is_final() || run.status.jobs.iter().find(is_it).is_some_and(|it| it.phase.is_final())
 }
 
 fn token_of(headers: &HeaderMap) -> Option<String> {

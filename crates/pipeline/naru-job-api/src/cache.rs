@@ -37,10 +37,22 @@ pub struct Entry {
     pub created_at: Timestamp,
     pub used_at: Timestamp,
     /// Run and job that write it.
+    #[serde(default)]
+    pub run: String,
     pub run_uid: String,
     pub job: String,
     /// Once the upload has ended.
     pub bytes: Option<u64>,
+}
+
+impl Entry {
+    /// Whether it is what a job would write under this key.
+    fn is_same(&self, claims: &JobClaims, key: &str, version: &str) -> bool {
+        self.repository == claims.repository
+            && self.scope == claims.git_ref
+            && self.key == key
+            && self.version == version
+    }
 }
 
 pub struct Caches {
@@ -58,7 +70,14 @@ impl Caches {
         records.iter().map(|(_, it)| it.blob.clone()).collect()
     }
 
-    /// Reserves a key for the job's upload; returns the entry's id and blob.
+    /// Another job's upload under way of what a job wants to reserve.
+    pub async fn rival(&self, claims: &JobClaims, key: &str, version: &str) -> Option<Entry> {
+        let is_rival = |_: u64, it: &Entry| it.is_same(claims, key, version) && it.bytes.is_none();
+        self.records.lock().await.find(is_rival).map(|(_, it)| it)
+    }
+
+    /// Reserves a key for the job's upload; returns the entry's id and blob. Of a job in `ended` an upload under
+    /// way is taken for given up.
     pub async fn reserve(
         &self,
         blobs: &Blobs,
@@ -66,6 +85,7 @@ impl Caches {
         key: &str,
         version: &str,
         bytes: Option<u64>,
+        ended: Option<&Entry>,
         now: Timestamp,
     ) -> Result<(u64, String)> {
         check_key(key)?;
@@ -75,16 +95,11 @@ impl Caches {
             return Err(self.too_large(bytes));
         }
         let mut records = self.records.lock().await;
-        let same = |it: &Entry| {
-            it.repository == claims.repository
-                && it.scope == claims.git_ref
-                && it.key == key
-                && it.version == version
-        };
-        let found = records.find(|_, it| same(it));
+        let found = records.find(|_, it| it.is_same(claims, key, version));
         if let Some((id, entry)) = found {
             let is_mine = entry.run_uid == claims.run_uid && entry.job == claims.job;
-            let given_up = is_mine || entry.created_at + UPLOAD_LIFE <= now;
+            let has_ended = ended.is_some_and(|it| it.blob == entry.blob);
+            let given_up = is_mine || has_ended || entry.created_at + UPLOAD_LIFE <= now;
             if entry.bytes.is_some() || !given_up {
                 return Err(problem(
                     Kind::Exists,
@@ -105,6 +120,7 @@ impl Caches {
             blob: blobs.create()?,
             created_at: now,
             used_at: now,
+            run: claims.run.clone(),
             run_uid: claims.run_uid.clone(),
             job: claims.job.clone(),
             bytes: None,
@@ -332,6 +348,7 @@ mod tests {
             blob: String::new(),
             created_at: at,
             used_at: at,
+            run: String::new(),
             run_uid: String::new(),
             job: String::new(),
             bytes: Some(bytes),

@@ -67,14 +67,12 @@ pub async fn reserve(State(inner): State<Shared>, request: Request) -> Response 
         let (key, version) =
             (body["key"].as_str().unwrap_or_default(), body["version"].as_str().unwrap_or_default());
         let bytes = body["cacheSize"].as_u64();
-        let (id, _) = inner
-            .caches
-            .reserve(&inner.blobs, &job.claims, key, version, bytes, Timestamp::now())
-            .await
-            .map_err(|it| {
-                // The client asks for this status to tell the size apart from a rival.
-                if it.kind == Kind::TooLarge { problem(Kind::Invalid, it.message) } else { it }
-            })?;
+        let reserved = inner.reserve_cache(&job.claims, key, version, bytes, Timestamp::now()).await;
+        let (id, _) = reserved.map_err(|it| match it.kind {
+            // The client asks for this status to tell the size apart from a rival.
+            Kind::TooLarge => problem(Kind::Invalid, it.message),
+            _ => it,
+        })?;
         Ok((StatusCode::CREATED, axum::Json(json!({"cacheId": id}))).into_response())
     };
     answered(answer.await)

@@ -234,7 +234,7 @@ async fn delete_artifact(inner: &Inner, call: &Call) -> Result<Value> {
 
 async fn create_cache(inner: &Inner, call: &Call) -> Result<Value> {
     let (key, version) = (call.text("key")?, call.text("version")?);
-    let reserved = inner.caches.reserve(&inner.blobs, &call.job.claims, key, version, None, call.now).await;
+    let reserved = inner.reserve_cache(&call.job.claims, key, version, None, call.now).await;
     match reserved {
         Ok((_, blob)) => {
             let url = inner.link(&call.base, &Link::upload(&blob), call.now);
