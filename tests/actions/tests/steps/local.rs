@@ -103,6 +103,13 @@ fn what_cannot_be_meant_is_said_before_anything_runs() {
     project.write(".github/workflows/bad.yml", "on: push\njobs: {a: {runs-on: ubuntu-latest, stepz: []}}\n");
     let (log, code) = project.run(&[]);
     assert!(code == 1 && log.contains("bad.yml:2:") && !log.contains("[build]"), "{log}");
+    let boxed = "on: push\njobs:\n  a: {runs-on: ubuntu-latest, container: alpine, steps: [{run: x}]}\n  \
+                 b: {runs-on: ubuntu-latest, environment: prod, steps: [{run: echo ran}]}\n";
+    project.write(".github/workflows/bad.yml", boxed);
+    let (log, code) = project.run(&["-W", ".github/workflows/bad.yml"]);
+    assert!(code == 1 && log.contains("`a` has `container`") && log.contains("bad.yml:3:"), "{log}");
+    let (log, code) = project.run(&["-W", ".github/workflows/bad.yml", "-j", "b"]);
+    assert!(code == 0 && log.contains("environment `prod`") && log.contains("  ran"), "{log}");
 }
 
 #[test]

@@ -121,8 +121,6 @@ pub enum Error {
     NoJob { name: String, known: String },
     #[error("no combination has `{name}: {value}`")]
     NoCombination { name: String, value: String },
-    #[error("the job `{job}` runs in a container, which needs the daemon")]
-    NeedsContainer { job: String },
 }
 
 /// Reads the workflow files that the request means, for its event.
@@ -158,7 +156,7 @@ pub fn read(request: &Request, facts: &Facts) -> Result<Reading, Error> {
             reading.planned.push(Planned { plan: select(plan, request)?, dialect });
         }
     }
-    let mut jobs = reading.planned.iter().flat_map(|it| &it.plan.jobs);
+    let jobs = reading.planned.iter().flat_map(|it| &it.plan.jobs);
     let named = |name: &String| {
         jobs.clone().flat_map(|it| it.steps.iter().enumerate()).any(|(index, step)| {
             step.id.eq_ignore_ascii_case(name)
@@ -171,10 +169,32 @@ pub fn read(request: &Request, facts: &Facts) -> Result<Reading, Error> {
     if let Some(name) = request.breaks.iter().find(|it| is_known && !named(it)) {
         return Err(Error::NoStep { name: name.clone() });
     }
-    if let Some(job) = jobs.find(|it| it.container.is_some() || !it.services.is_empty()) {
-        return Err(Error::NeedsContainer { job: job.id.clone() });
+    let mut more = Vec::new();
+    for planned in &reading.planned {
+        let remarks = planned.plan.jobs.iter().flat_map(needs_of_server);
+        more.extend(remarks.map(|it| (planned.plan.file.clone(), it)));
     }
+    reading.findings.extend(more);
     Ok(reading)
+}
+
+/// What of a job is the server's: refused where the job would be another one without it, else told.
+fn needs_of_server(job: &Job) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let containers = job.container.iter().map(|it| ("container", it.line));
+    for (what, line) in containers.chain(job.services.iter().map(|(_, it)| ("services", it.line))) {
+        let message = format!("the job `{}` has `{what}`, which needs the daemon", job.id);
+        let hint = "push it to a server, or leave the job out by naming others with --job";
+        findings.push(Finding::error(Place::new(line.max(job.line), 1), message).hint(hint));
+    }
+    if let Some(environment) = &job.environment {
+        let message =
+            format!("the rules and secrets of the environment `{}` are the server's", environment.name);
+        findings.push(
+            Finding::warning(Place::new(job.line, 1), message).hint("its secrets can be given with --secret"),
+        );
+    }
+    findings
 }
 
 fn lower_with_calls(
@@ -487,7 +507,7 @@ impl Local<'_> {
     fn start(&mut self, index: usize) -> Result<(), String> {
         let job = &self.jobs[index];
         if job.container.is_some() || !job.services.is_empty() {
-            return Err(Error::NeedsContainer { job: job.id.clone() }.to_string());
+            return Err("it has containers, which need the daemon".into());
         }
         let mut contexts = self.contexts(job);
         contexts.insert("secrets".into(), self.secrets(job, &contexts)?);
