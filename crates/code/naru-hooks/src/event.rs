@@ -228,4 +228,46 @@ mod tests {
         assert_eq!(it.fetch_ref, "refs/merge-requests/3/head");
         assert_eq!(it.payload["pull_request"]["head"]["sha"], "abc");
     }
+
+    /// Whatever a host that knows the secret sends, reading it comes to an end.
+    #[test]
+    fn nonsense_is_an_error_and_no_panic() {
+        let good = json!({"ref": "refs/heads/main", "after": "1", "action": "opened", "number": 1,
+            "object_attributes": {"iid": 3, "action": "open", "source_branch": "a", "target_branch": "b", "last_commit": {"id": "c"}},
+            "pull_request": {"number": 1, "head": {"ref": "a", "sha": "b", "repo": {"id": 1}}, "base": {"ref": "c", "repo": {}}}});
+        let text = good.to_string();
+        let kinds = [
+            (Host::Github, "x-github-event", "push"),
+            (Host::Github, "x-github-event", "pull_request"),
+            (Host::Gitlab, "x-gitlab-event", "Push Hook"),
+            (Host::Gitlab, "x-gitlab-event", "Merge Request Hook"),
+        ];
+        for (host, header, kind) in kinds {
+            let mut headers = HeaderMap::new();
+            headers.insert(header, kind.parse().unwrap());
+            for at in 0..text.len() {
+                let cut = read(host, &headers, &text.as_bytes()[..at]);
+                assert!(cut.is_err(), "{at}");
+                let mut bent = text.clone().into_bytes();
+                bent[at] ^= 1;
+                let _ = read(host, &headers, &bent);
+            }
+            // Each value of another type.
+            for pointer in [
+                "/ref",
+                "/after",
+                "/action",
+                "/pull_request",
+                "/pull_request/head",
+                "/object_attributes",
+                "/object_attributes/iid",
+            ] {
+                for other in [Value::Null, json!(7), json!([]), json!({}), json!("")] {
+                    let mut body = good.clone();
+                    *body.pointer_mut(pointer).unwrap() = other;
+                    let _ = read(host, &headers, body.to_string().as_bytes());
+                }
+            }
+        }
+    }
 }

@@ -268,7 +268,7 @@ fn parse_range(text: &str) -> Option<Wanted> {
 impl Wanted {
     fn within(self, bytes: u64) -> Result<Range<u64>> {
         let range = match self {
-            Self::From(from, to) => from..to.map_or(bytes, |it| (it + 1).min(bytes)),
+            Self::From(from, to) => from..to.map_or(bytes, |it| it.saturating_add(1).min(bytes)),
             Self::Last(count) => bytes.saturating_sub(count)..bytes,
         };
         match range.start < range.end {
@@ -302,6 +302,7 @@ mod tests {
         assert_eq!(of("bytes=90-"), Some(Ok(90..100)));
         assert_eq!(of("bytes=90-500"), Some(Ok(90..100)));
         assert_eq!(of("bytes=-10"), Some(Ok(90..100)));
+        assert_eq!(of("bytes=0-18446744073709551615"), Some(Ok(0..100)));
         assert_eq!(of("bytes=100-"), Some(Err(Kind::Range)));
         assert_eq!(of("bytes=5-2"), None);
         assert_eq!(of("lines=1-2"), None);

@@ -16,6 +16,9 @@ use std::collections::HashMap;
 /// The largest body that is not an upload.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
+/// No cache is so large: positions can be added up without an overflow.
+const RANGE_END_MAX: u64 = 1 << 50;
+
 /// So many entries are told of a key; the list is for people who look for the reason of a miss.
 const LISTED_MAX: usize = 100;
 
@@ -127,5 +130,20 @@ async fn json_of(request: Request) -> Result<Value> {
 fn content_range(text: &str) -> Option<(u64, u64)> {
     let (start, end) = text.strip_prefix("bytes ")?.split_once('/')?.0.split_once('-')?;
     let (start, end) = (start.parse().ok()?, end.parse().ok()?);
-    (start <= end).then_some((start, end))
+    (start <= end && end < RANGE_END_MAX).then_some((start, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_says_its_first_and_its_last_byte() {
+        assert_eq!(content_range("bytes 0-99/*"), Some((0, 99)));
+        for bad in
+            ["", "bytes 5-2/*", "bytes 0-99", "bytes -/*", "bytes 0-18446744073709551615/*", "lines 0-1/*"]
+        {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
 }

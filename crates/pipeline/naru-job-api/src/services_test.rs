@@ -1,5 +1,6 @@
 //! The services as their clients see them, without a network: what a job may see and do, and what not.
 
+mod hostile;
 mod rest;
 
 use crate::runs::Runs;

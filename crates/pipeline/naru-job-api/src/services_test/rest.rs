@@ -9,7 +9,7 @@ impl Fixture {
     }
 }
 
-fn with(claims: &JobClaims, permissions: &[(&str, &str)]) -> JobClaims {
+pub(super) fn with(claims: &JobClaims, permissions: &[(&str, &str)]) -> JobClaims {
     let permissions = permissions.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
     JobClaims { permissions, ..claims.clone() }
 }
