@@ -32,19 +32,6 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Labels that `runs-on` may name without configuration; all mean the host image.
-pub const DEFAULT_RUNNERS: &[&str] = &[
-    "ubuntu-latest",
-    "ubuntu-26.04",
-    "ubuntu-24.04",
-    "ubuntu-22.04",
-    "ubuntu-20.04",
-    "ubuntu-slim",
-    "self-hosted",
-    "linux",
-    "x64",
-];
-
 /// Where the pods of Docker's containers are.
 const DOCKER_NAMESPACE: &str = "docker";
 
@@ -501,8 +488,9 @@ fn image_config(data_dir: &Path, args: &ServeArgs) -> Result<naru_image::Config>
 }
 
 fn runners(args: &ServeArgs) -> Result<BTreeMap<String, String>> {
-    let mut runners: BTreeMap<String, String> =
-        DEFAULT_RUNNERS.iter().map(|it| ((*it).to_owned(), naru_image::HOST_IMAGE.to_owned())).collect();
+    let mut runners: BTreeMap<String, String> = naru_runner::labels::of_this_machine()
+        .map(|it| (it.to_owned(), naru_image::HOST_IMAGE.to_owned()))
+        .collect();
     for pair in &args.runner {
         let (label, image) = split(pair, "--runner gpu=registry.example.com/gpu:1")?;
         let image = if image == "host" { naru_image::HOST_IMAGE.to_owned() } else { image };

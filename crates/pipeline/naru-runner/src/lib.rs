@@ -7,6 +7,7 @@
 
 pub mod controller;
 pub mod job;
+pub mod labels;
 pub mod launch;
 pub mod local;
 pub mod protocol;

@@ -2,8 +2,8 @@
 //! [`crate::Trigger::files`]; what the call hands over is checked while the caller is read, and computed by
 //! [`expand`] when the job's turn has come.
 
-use super::events::{Callable, Input, InputKind, typed};
 use super::expression::Evaluation;
+use super::inputs::{Callable, Input, InputKind, typed};
 use super::late::{Late, asks_for, decode, encode};
 use super::names::Names;
 use super::place;

@@ -12,6 +12,7 @@ mod container;
 mod cron;
 mod events;
 pub mod expression;
+mod inputs;
 mod job;
 mod late;
 mod matrix;

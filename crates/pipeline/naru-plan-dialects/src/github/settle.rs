@@ -17,9 +17,6 @@ use serde_json::{Map, Value, json};
 /// The shell that `defaults` computes, among the nodes of [`Late`].
 pub const SHELL: &str = "defaults.run.shell";
 
-/// Labels that say what every machine here is; beside another one they decide nothing.
-const GENERAL_LABELS: &[&str] = &["self-hosted", "linux", "x64", "arm64"];
-
 /// [`naru_plan::Evaluator::expand`].
 pub fn expand(job: &Job, contexts: &Value) -> Result<Vec<Job>, EvaluateError> {
     let failed = |finding: &Finding| EvaluateError {
@@ -414,14 +411,10 @@ pub fn labels_of(value: &Val<'_>) -> Result<(Vec<String>, Option<String>), Strin
     if labels.is_empty() { Err("`runs-on` names no label".into()) } else { Ok((labels, group)) }
 }
 
-/// Every label must be one that this machine serves; general ones only count alone.
+/// Every label must be one that this machine serves.
 fn check_labels(labels: &[String], served: &[String], place: Place) -> Result<(), Finding> {
     let is_served = |label: &String| served.iter().any(|it| it.eq_ignore_ascii_case(label));
-    let is_general = |label: &String| GENERAL_LABELS.iter().any(|it| it.eq_ignore_ascii_case(label));
-    let any = labels.iter().any(is_served);
-    let Some(label) = labels.iter().find(|it| !(is_served(it) || any && is_general(it))) else {
-        return Ok(());
-    };
+    let Some(label) = labels.iter().find(|it| !is_served(it)) else { return Ok(()) };
     let known = served.join(", ");
     Err(Finding::error(place, format!("no machine here serves the label `{label}`")).hint(format!(
         "map it with `naru serve --runner {label}=<image>`, or leave such jobs out with \

@@ -19,9 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Labels that say what every machine here is: another one beside them says more.
-const GENERAL_LABELS: &[&str] = &["self-hosted", "linux", "x64", "arm64"];
-
 /// Deadlines are looked at this often when nothing else happens.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -425,7 +422,8 @@ impl Driver {
             let mut runners = self.config.runners.iter();
             runners.find(|(it, _)| it.eq_ignore_ascii_case(label)).map(|(_, image)| image.as_str())
         };
-        let general = |it: &&String| GENERAL_LABELS.iter().any(|general| general.eq_ignore_ascii_case(it));
+        let general =
+            |it: &&String| crate::labels::GENERAL.iter().any(|general| general.eq_ignore_ascii_case(it));
         let mut labels =
             job.runs_on.iter().filter(|it| !general(it)).chain(job.runs_on.iter().filter(general));
         labels.find_map(|it| mapped(&it))

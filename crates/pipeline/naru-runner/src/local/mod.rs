@@ -24,19 +24,6 @@ use tokio::sync::mpsc;
 /// Files that one workflow may call in, as on GitHub.
 const CALLED_FILES_MAX: usize = 50;
 
-/// What every Linux machine of GitHub's is called; this one stands for all of them.
-const LABELS: &[&str] = &[
-    "ubuntu-latest",
-    "ubuntu-24.04",
-    "ubuntu-22.04",
-    "ubuntu-20.04",
-    "ubuntu-slim",
-    "self-hosted",
-    "linux",
-    "x64",
-    "arm64",
-];
-
 /// What is to be run, and with what.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -130,7 +117,7 @@ pub fn read(request: &Request, facts: &Facts) -> Result<Reading, Error> {
     let mut trigger = Trigger {
         event: request.event.clone(),
         git_ref: facts.git_ref.clone(),
-        labels: LABELS.iter().map(|it| (*it).to_owned()).chain(request.labels.clone()).collect(),
+        labels: crate::labels::of_this_machine().map(str::to_owned).chain(request.labels.clone()).collect(),
         payload: request.payload.clone(),
         inputs: request.inputs.clone(),
         contexts: Map::from_iter([

@@ -88,7 +88,7 @@ impl Workflow {
                 .hint("workflows end in .yml or .yaml");
             return Ok(Self { shown, lowered: Lowered { findings: vec![finding], ..Lowered::default() } });
         };
-        let usual = crate::serve::DEFAULT_RUNNERS.iter().map(|it| (*it).to_owned());
+        let usual = naru_runner::labels::of_this_machine().map(str::to_owned);
         let mut trigger =
             Trigger { labels: usual.chain(runners.iter().cloned()).collect(), ..Trigger::default() };
         let root = file.to_string_lossy();
