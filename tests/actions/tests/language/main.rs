@@ -226,6 +226,14 @@ fn lint_says_what_is_wrong_and_what_a_repository_needs() {
     ] {
         assert!(shown.contains(words), "want {words} in\n{shown}");
     }
+    let action = scratch.path().join("tool");
+    std::fs::create_dir_all(&action).unwrap();
+    std::fs::write(action.join("action.yml"), "name: x\nruns: {using: composite, stesp: []}\n").unwrap();
+    write("local.yml", "on: push\njobs: {a: {runs-on: linux, steps: [{uses: ./tool}]}}\n");
+    let output = naru(&["ci", "lint"]).arg(folder.join("local.yml")).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && shown.contains("tool/action.yml:2:26"), "{shown}");
+    std::fs::remove_file(folder.join("local.yml")).unwrap();
     write("gone.yml", "on: workflow_call\njobs: {c: {runs-on: gpu, steps: [{run: x}]}}\n");
     let file = folder.join("ci.yml");
     let output = naru(&["check"]).arg(&file).output().unwrap();

@@ -71,6 +71,8 @@ pub fn workflows_of(directory: &Path) -> Result<Vec<PathBuf>> {
 pub struct Workflow {
     shown: String,
     lowered: Lowered,
+    /// The manifests of the repository's own actions that it uses, and what is wrong with them.
+    manifests: Vec<(String, Vec<Finding>)>,
 }
 
 impl Workflow {
@@ -86,18 +88,22 @@ impl Workflow {
         let Some(dialect) = dialect_of(&path) else {
             let finding = Finding::error(naru_text::Place::new(1, 1), "not a file that naru reads")
                 .hint("workflows end in .yml or .yaml");
-            return Ok(Self { shown, lowered: Lowered { findings: vec![finding], ..Lowered::default() } });
+            let lowered = Lowered { findings: vec![finding], ..Lowered::default() };
+            return Ok(Self { shown, lowered, manifests: Vec::new() });
         };
         let usual = naru_runner::labels::of_this_machine().map(str::to_owned);
         let mut trigger =
             Trigger { labels: usual.chain(runners.iter().cloned()).collect(), ..Trigger::default() };
         let root = file.to_string_lossy();
         let root = PathBuf::from(root.strip_suffix(&path).unwrap_or_default());
-        Ok(Self { shown, lowered: with_called(dialect, &path, &source, &mut trigger, &root) })
+        let lowered = with_called(dialect, &path, &source, &mut trigger, &root);
+        let manifests = manifests(dialect, &lowered, &root);
+        Ok(Self { shown, lowered, manifests })
     }
 
     pub fn is_broken(&self) -> bool {
-        self.lowered.findings.iter().any(Finding::is_error)
+        let of_manifests = self.manifests.iter().flat_map(|it| &it.1);
+        self.lowered.findings.iter().chain(of_manifests).any(Finding::is_error)
     }
 
     /// What is wrong with it, or that nothing is.
@@ -108,22 +114,24 @@ impl Workflow {
         for file in &self.lowered.missing {
             println!("note: `{file}` is read when the workflow runs, not here\n  --> {}\n", self.shown);
         }
-        if self.lowered.findings.is_empty() {
+        for (file, findings) in &self.manifests {
+            for finding in findings {
+                println!("{}\n", finding.render(file));
+            }
+        }
+        if self.lowered.findings.is_empty() && self.manifests.iter().all(|it| it.1.is_empty()) {
             println!("{}: fine", self.shown);
         }
     }
 
     fn json(&self) -> Value {
         let survey = &self.lowered.survey;
-        let findings: Vec<Value> = self
-            .lowered
-            .findings
+        let findings: Vec<Value> = self.lowered.findings.iter().map(finding_json).collect();
+        let manifests: Vec<Value> = self
+            .manifests
             .iter()
-            .map(|it| {
-                json!({
-                    "severity": it.severity, "line": it.place.line, "column": it.place.column,
-                    "message": it.message, "hint": it.hint,
-                })
+            .map(|(file, findings)| {
+                json!({"file": file, "findings": findings.iter().map(finding_json).collect::<Vec<_>>()})
             })
             .collect();
         let schedules: Vec<Value> = self
@@ -134,7 +142,7 @@ impl Workflow {
             .collect();
         json!({
             "file": self.shown, "name": self.lowered.name, "events": self.lowered.events, "schedules": schedules,
-            "findings": findings, "not-read": self.lowered.missing,
+            "findings": findings, "not-read": self.lowered.missing, "manifests": manifests,
             "jobs": survey.plan.iter().flat_map(|it| &it.jobs).map(job_json).collect::<Vec<_>>(),
             "secrets": survey.secrets, "variables": survey.variables, "actions": survey.actions,
             "workflows": survey.workflows, "labels": survey.labels, "environments": survey.environments,
@@ -166,6 +174,30 @@ fn with_called(dialect: &Dialect, path: &str, source: &str, trigger: &mut Trigge
             return lowered;
         }
     }
+}
+
+/// What is wrong with the manifests of actions of the same repository. One that is not there may come from a step.
+fn manifests(dialect: &Dialect, lowered: &Lowered, root: &Path) -> Vec<(String, Vec<Finding>)> {
+    let mut all = Vec::new();
+    for action in lowered.survey.actions.iter().filter_map(|it| it.strip_prefix("./")) {
+        for name in dialect.package_files {
+            let file = root.join(action).join(name);
+            if let Ok(text) = std::fs::read_to_string(&file) {
+                let shown = file.display().to_string();
+                let findings = (dialect.package)(&shown, &text).1;
+                all.push((shown, findings));
+                break;
+            }
+        }
+    }
+    all
+}
+
+fn finding_json(it: &Finding) -> Value {
+    json!({
+        "severity": it.severity, "line": it.place.line, "column": it.place.column,
+        "message": it.message, "hint": it.hint,
+    })
 }
 
 fn job_json(job: &Job) -> Value {
