@@ -78,33 +78,58 @@ pub struct Found {
     pub from_path: Option<String>,
 }
 
-/// Reads a file of matchers.
-pub fn load(json: &str) -> Result<Vec<Matcher>, String> {
+/// What a file of matchers holds.
+#[derive(Default)]
+pub struct Loaded {
+    pub matchers: Vec<Matcher>,
+    /// Matchers that are left out, and why.
+    pub left_out: Vec<String>,
+}
+
+/// Reads a file of matchers. A pattern that only another engine understands is no fault of the file's.
+pub fn load(json: &str) -> Result<Loaded, String> {
     let json = json.strip_prefix('\u{feff}').unwrap_or(json);
     let file: File =
         serde_json::from_str(json).map_err(|it| format!("not a file of problem matchers: {it}"))?;
-    let mut matchers: Vec<Matcher> = Vec::new();
+    let mut loaded = Loaded::default();
     for config in file.problem_matcher {
         let owner = config.owner.clone();
-        if matchers.iter().any(|it| it.owner.eq_ignore_ascii_case(&owner)) {
+        if loaded.matchers.iter().any(|it| it.owner.eq_ignore_ascii_case(&owner)) {
             return Err(format!("two matchers have the owner `{owner}`"));
         }
-        matchers.push(matcher(config)?);
+        match matcher(config) {
+            Ok(it) => loaded.matchers.push(it),
+            Err(Unusable::Pattern(why)) => loaded.left_out.push(why),
+            Err(Unusable::Config(why)) => return Err(why),
+        }
     }
-    Ok(matchers)
+    Ok(loaded)
 }
 
-fn matcher(config: Config) -> Result<Matcher, String> {
+enum Unusable {
+    Pattern(String),
+    Config(String),
+}
+
+impl From<String> for Unusable {
+    fn from(why: String) -> Self {
+        Self::Config(why)
+    }
+}
+
+fn matcher(config: Config) -> Result<Matcher, Unusable> {
     let owner = config.owner;
     if owner.is_empty() {
-        return Err("a matcher lacks `owner`".into());
+        return Err("a matcher lacks `owner`".to_owned().into());
     }
     if !matches!(config.severity.to_ascii_lowercase().as_str(), "" | "error" | "warning" | "notice") {
-        return Err(format!("`{owner}`: the severity `{}` is not error, warning or notice", config.severity));
+        return Err(
+            format!("`{owner}`: the severity `{}` is not error, warning or notice", config.severity).into()
+        );
     }
     let count = config.pattern.len();
     if count == 0 {
-        return Err(format!("`{owner}` has no pattern"));
+        return Err(format!("`{owner}` has no pattern").into());
     }
     let mut patterns = Vec::new();
     let mut taken: Vec<&str> = Vec::new();
@@ -112,10 +137,15 @@ fn matcher(config: Config) -> Result<Matcher, String> {
         if it.r#loop && (index == 0 || index + 1 < count || it.groups.message.is_none()) {
             return Err(format!(
                 "`{owner}`: `loop` is only for the last of several patterns, with a message"
-            ));
+            )
+            .into());
         }
         let regex = Regex::new(&from_javascript(&it.regexp)).map_err(|error| {
-            format!("`{owner}`: the pattern `{}` cannot be used: {}", it.regexp, reason(&error))
+            Unusable::Pattern(format!(
+                "`{owner}`: the pattern `{}` cannot be used: {}",
+                it.regexp,
+                reason(&error)
+            ))
         })?;
         let groups = &it.groups;
         for (name, group) in [
@@ -131,17 +161,18 @@ fn matcher(config: Config) -> Result<Matcher, String> {
             if group >= regex.captures_len() {
                 return Err(format!(
                     "`{owner}`: `{name}` names group {group}, which the pattern does not have"
-                ));
+                )
+                .into());
             }
             if taken.contains(&name) {
-                return Err(format!("`{owner}`: `{name}` is set twice"));
+                return Err(format!("`{owner}`: `{name}` is set twice").into());
             }
             taken.push(name);
         }
         patterns.push(Pattern { regex, again: it.r#loop, groups: it.groups });
     }
     if !taken.contains(&"message") {
-        return Err(format!("`{owner}`: no pattern sets `message`"));
+        return Err(format!("`{owner}`: no pattern sets `message`").into());
     }
     Ok(Matcher { owner, severity: config.severity, running: vec![None; count - 1], patterns })
 }
@@ -151,17 +182,29 @@ fn reason(error: &regex::Error) -> String {
     text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
-/// What JavaScript reads differently: `\<` and `\>` are plain signs there, `[` within a class and a `{` that
-/// counts nothing as well.
+/// What JavaScript reads differently: `\<` and `\>` are plain signs there, and so are `[` within a class, a `-`
+/// beside `\s` and its kin, and a `{` that counts nothing.
 fn from_javascript(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len() + 8);
     let mut in_class = false;
+    let mut after_kind = false;
+    let is_kind = |c: char| "sdwSDW".contains(c);
     let mut chars = pattern.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
+        let was_kind = std::mem::take(&mut after_kind);
         match c {
+            '-' if in_class
+                && (was_kind
+                    || pattern[at + 1..].strip_prefix('\\').is_some_and(|it| it.starts_with(is_kind))) =>
+            {
+                out.push_str("\\-");
+            }
             '\\' => match chars.next() {
                 Some((_, c @ ('<' | '>'))) => out.push(c),
-                Some((_, c)) => out.extend(['\\', c]),
+                Some((_, c)) => {
+                    after_kind = is_kind(c);
+                    out.extend(['\\', c]);
+                }
                 None => out.push('\\'),
             },
             '[' if in_class => out.push_str("\\["),
@@ -306,7 +349,7 @@ mod tests {
 
     fn all(json: &str, lines: &str) -> Vec<Found> {
         let mut matchers = Matchers::default();
-        matchers.add(load(json).unwrap());
+        matchers.add(load(json).unwrap().matchers);
         lines.lines().filter_map(|it| matchers.line(it)).collect()
     }
 
@@ -359,6 +402,9 @@ mod tests {
             (r"^\\{(.*)}$", "{a}"),
             (r"^(a{2})\\/$", "aa/"),
             (r"^{(.*)\\}$", "{a}"),
+            (r"^(?:[\\s->=]*(.*):(\\d*):(\\d*)|.*)$", "  --> src/main.rs:2:5"),
+            (r"^([\\w-.]+)$", "a-b.c"),
+            (r"^([.-\\d]+)$", "1.-2"),
         ] {
             let json = format!(
                 r#"{{"problemMatcher":[{{"owner":"o","pattern":[{{"regexp":"{pattern}","message":1}}]}}]}}"#
@@ -367,8 +413,9 @@ mod tests {
         }
         let bad = |json: &str| load(json).err().unwrap();
         let look =
-            bad(r#"{"problemMatcher":[{"owner":"o","pattern":[{"regexp":"(?<!x)(y)","message":1}]}]}"#);
-        assert!(look.contains("look-around"), "{look}");
+            load(r#"{"problemMatcher":[{"owner":"o","pattern":[{"regexp":"(?<!x)(y)","message":1}]}]}"#)
+                .unwrap();
+        assert!(look.matchers.is_empty() && look.left_out[0].contains("look-around"), "{:?}", look.left_out);
         assert!(bad("oops").contains("not a file of problem matchers"));
         assert!(
             bad(r#"{"problemMatcher":[{"owner":"o","pattern":[{"regexp":"(x)","message":2}]}]}"#)
@@ -388,8 +435,8 @@ mod tests {
             )
         };
         let mut matchers = Matchers::default();
-        matchers.add(load(&one("a")).unwrap());
-        matchers.add(load(&one("b")).unwrap());
+        matchers.add(load(&one("a")).unwrap().matchers);
+        matchers.add(load(&one("b")).unwrap().matchers);
         assert!(matchers.line("a x").is_none() && matchers.line("b x").is_some());
         matchers.remove("O");
         assert!(matchers.line("b x").is_none());

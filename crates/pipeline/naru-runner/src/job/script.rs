@@ -359,12 +359,17 @@ impl JobRun<'_> {
             }
             Command::Echo(on) => self.speech.echo = on,
             Command::AddMatcher { file } => match self.load_matchers(&file) {
-                Ok(new) => self.matchers.add(new),
+                Ok(loaded) => {
+                    for why in &loaded.left_out {
+                        self.log.remark("warning", &format!("a problem matcher is left out: {why}"));
+                    }
+                    self.matchers.add(loaded.matchers);
+                }
                 Err(error) => self.misused(&error),
             },
             Command::RemoveMatcher { owner, file } if file.is_empty() => self.matchers.remove(&owner),
             Command::RemoveMatcher { file, .. } => match self.load_matchers(&file) {
-                Ok(all) => all.iter().for_each(|it| self.matchers.remove(&it.owner)),
+                Ok(all) => all.matchers.iter().for_each(|it| self.matchers.remove(&it.owner)),
                 Err(error) => self.misused(&error),
             },
         }
@@ -384,7 +389,7 @@ impl JobRun<'_> {
         env.unwrap_or_default().as_str().is_some_and(|it| it.eq_ignore_ascii_case("true"))
     }
 
-    fn load_matchers(&self, file: &str) -> Result<Vec<matchers::Matcher>, String> {
+    fn load_matchers(&self, file: &str) -> Result<matchers::Loaded, String> {
         let path = self.places.workspace.join(file);
         let json = read(&path).map_err(|it| format!("the problem matcher {}: {it}", path.display()))?;
         matchers::load(&json).map_err(|it| format!("{}: {it}", path.display()))
