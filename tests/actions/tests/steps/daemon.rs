@@ -211,3 +211,45 @@ jobs:
         assert!(files.is_empty(), "{name} stands in {files}");
     }
 }
+
+/// In an image of busybox alone, with neither git nor a C library.
+#[test]
+fn a_commit_is_checked_out_where_there_is_no_git() {
+    let daemon = Daemon::start();
+    let context = tempfile::Builder::new().prefix("naru-context-").tempdir().unwrap();
+    let bin = context.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::copy(naru_actions_tests::harness::busybox(), bin.join("busybox")).unwrap();
+    for program in ["sh", "cat", "ls"] {
+        std::os::unix::fs::symlink("busybox", bin.join(program)).unwrap();
+    }
+    std::fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY bin /bin\nENV PATH=/bin\n")
+        .unwrap();
+    let built = daemon.naru(&["build", "-q", "-t", "tiny:1", &context.path().display().to_string()]);
+    assert!(built.status.success(), "{built:?}");
+    let repository = Repository::page(&daemon);
+    repository.write(
+        ".github/workflows/ci.yml",
+        "on: push
+jobs:
+  job:
+    runs-on: ubuntu-latest
+    container: 'tiny:1'
+    steps:
+      - {uses: actions/checkout@v4, with: {path: here}}
+      - run: cat here/index.html; ls -a here
+      - uses: ./here/local
+",
+    );
+    repository.write(
+        "local/action.yml",
+        "runs: {using: composite, steps: [{run: 'echo composite in $PWD', shell: sh}]}\n",
+    );
+    repository.commit("no git");
+    let log = repository.push();
+    for want in
+        ["without its history", "version 1", "naru.yaml", "composite in /workspace/page", "job succeeded"]
+    {
+        assert!(log.contains(want), "`{want}` is missing in\n{log}");
+    }
+}

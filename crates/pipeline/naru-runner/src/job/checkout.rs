@@ -36,6 +36,9 @@ impl JobRun<'_> {
                 }
             };
         }
+        if !self.has_program("git", &[]) {
+            return self.checkout_without_git(&target).await;
+        }
         let (url, sha) = (self.file.checkout_url.clone(), self.file.sha.clone());
         let git_ref = self.file.git_ref.clone();
         let depth = format!("--depth={depth}");
@@ -81,5 +84,21 @@ impl JobRun<'_> {
         let shown = if path.is_empty() { "the workspace" } else { &path };
         self.log.say(&format!("{shown} is at {}", sha.get(..12).unwrap_or(&sha)));
         StepEnd { outcome: Outcome::Succeeded, exit_code: Some(0) }
+    }
+
+    /// An image need not have git (a container of the workflow's choice): the files of the commit come as an
+    /// archive then, as `actions/checkout` does it.
+    async fn checkout_without_git(&mut self, target: &std::path::Path) -> StepEnd {
+        self.log.say("there is no git in the image: the commit's files come without its history");
+        let name = self.contexts.get("github").and_then(|it| it["repository"].as_str()).unwrap_or_default();
+        let (owner, repository) = name.split_once('/').unwrap_or_default();
+        let (owner, repository, sha) = (owner.to_owned(), repository.to_owned(), self.file.sha.clone());
+        match self.fetch_files(&owner, &repository, &sha, target).await {
+            Ok(_) => super::SUCCEEDED,
+            Err(error) => {
+                self.log.remark("error", &format!("the commit cannot be had: {error}"));
+                FAILED
+            }
+        }
     }
 }

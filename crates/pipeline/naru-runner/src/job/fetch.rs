@@ -59,7 +59,8 @@ impl Error {
 /// Fetches and unpacks; what the server says the archive is of comes back.
 pub async fn archive(url: &str, token: &str, directory: &Path) -> Result<String, Error> {
     let silent = |_| Error::Silent { url: url.to_owned() };
-    let (file, sha) = tokio::time::timeout(ANSWER_WITHIN, download(url, token)).await.map_err(silent)??;
+    let (file, sha) =
+        tokio::time::timeout(ANSWER_WITHIN, download(url, token, directory)).await.map_err(silent)??;
     let directory = directory.to_owned();
     tokio::task::spawn_blocking(move || unpack(flate2::read::GzDecoder::new(file), &directory))
         .await
@@ -107,7 +108,7 @@ pub async fn small(url: &str, token: &str) -> Result<(u16, bytes::Bytes), Error>
     Ok((status, body.to_bytes()))
 }
 
-async fn download(url: &str, token: &str) -> Result<(std::fs::File, String), Error> {
+async fn download(url: &str, token: &str, directory: &Path) -> Result<(std::fs::File, String), Error> {
     let connect = |source| Error::Connect { url: url.to_owned(), source };
     let mut answer = get(url, token).await?;
     let response = &mut answer.response;
@@ -115,7 +116,9 @@ async fn download(url: &str, token: &str) -> Result<(std::fs::File, String), Err
     let sha = response.headers().get("x-naru-sha").and_then(|it| it.to_str().ok()).unwrap_or_default();
     let sha = sha.to_owned();
     let body = response.body_mut();
-    let mut file = tempfile::tempfile().map_err(Error::Unpack)?;
+    // Beside what comes of it: an image need not have a /tmp.
+    std::fs::create_dir_all(directory).map_err(Error::Unpack)?;
+    let mut file = tempfile::tempfile_in(directory).map_err(Error::Unpack)?;
     let mut reason = Vec::new();
     let mut count = 0;
     while let Some(frame) = body.frame().await {

@@ -119,6 +119,20 @@ impl JobRun<'_> {
             }
         }
         let directory = self.places.actions.join(owner).join(repository).join(git_ref);
+        let sha = self.fetch_files(owner, repository, git_ref, &directory).await?;
+        self.log.say(&format!("action {key} is {sha}"));
+        self.actions.repositories.insert(key, directory);
+        Ok(())
+    }
+
+    /// The files of a repository at a ref, from the server; which commit that is comes back.
+    pub(super) async fn fetch_files(
+        &mut self,
+        owner: &str,
+        repository: &str,
+        git_ref: &str,
+        directory: &Path,
+    ) -> Result<String, String> {
         let server = match self.file.actions_url.as_str() {
             "" => self.contexts.get("github").and_then(|it| it["server_url"].as_str()).unwrap_or_default(),
             url => url,
@@ -134,19 +148,16 @@ impl JobRun<'_> {
         );
         let token = self.file.services.get("ACTIONS_RUNTIME_TOKEN").cloned().unwrap_or_default();
         let mut attempt = 1;
-        let sha = loop {
-            match fetch::archive(&url, &token, &directory).await {
-                Ok(sha) => break sha,
+        loop {
+            match fetch::archive(&url, &token, directory).await {
+                Ok(sha) => return Ok(sha),
                 Err(error) if error.is_passing() && attempt < FETCH_ATTEMPTS_MAX => {
                     tokio::time::sleep(FETCH_PAUSE * attempt).await;
                     attempt += 1;
                 }
                 Err(error) => return Err(chain(&error)),
             }
-        };
-        self.log.say(&format!("action {key} is {sha}"));
-        self.actions.repositories.insert(key, directory);
-        Ok(())
+        }
     }
 
     /// Reads the manifest of a package that is on disk.
