@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! <id>/p-<name>     a piece that has arrived whole
+//!      limit        how many bytes it may have, if that is limited
 //!      order.json   which pieces, in which order: the upload is complete, and may still be replaced
 //!      sealed.json  the same, and it never changes again
 //! ```
@@ -33,6 +34,9 @@ const LOOK_EVERY_BYTES: u64 = 32 << 20;
 /// What is read from the disk at once on the way out: large enough that system calls do not count.
 const READ_BYTES: usize = 256 << 10;
 
+/// The file of a blob that holds its limit.
+const LIMIT: &str = "limit";
+
 #[derive(Clone)]
 pub struct Blobs {
     root: PathBuf,
@@ -57,6 +61,14 @@ impl Blobs {
     pub fn open(root: PathBuf) -> std::io::Result<Self> {
         std::fs::create_dir_all(&root)?;
         Ok(Self { root, placing: Arc::default() })
+    }
+
+    /// The same for an upload that ends beyond so many bytes, instead of filling the disk first.
+    pub fn create_limited(&self, bytes_max: u64) -> Result<String> {
+        let id = self.create()?;
+        std::fs::write(self.root.join(&id).join(LIMIT), bytes_max.to_string())
+            .map_err(|it| Problem::internal("an upload cannot be started", &it))?;
+        Ok(id)
     }
 
     /// A new, empty blob; returns its id.
@@ -100,8 +112,12 @@ impl Blobs {
             return Err(problem(Kind::TooLarge, format!("a piece has at most {PIECE_BYTES_MAX} bytes")));
         }
         let temporary = dir.join(format!("t-{:016x}", rand::random::<u64>()));
-        let written = write_stream(&temporary, expected_bytes, body).await;
         let target = dir.join(piece_file(name));
+        let room = room(&dir, &target);
+        let written = match room.zip(expected_bytes) {
+            Some((room, expected)) if expected > room => Err(beyond_limit()),
+            _ => write_stream(&temporary, expected_bytes, room.unwrap_or(u64::MAX), body).await,
+        };
         let stored = match written {
             Ok(bytes) => {
                 let _placing = self.placing.lock().expect("nothing panics while it places a piece");
@@ -311,9 +327,28 @@ fn sha256(dir: &Path, order: &Order) -> std::io::Result<String> {
     Ok(context.finish().as_ref().iter().map(|it| format!("{it:02x}")).collect())
 }
 
+/// How many bytes a piece may still have, if the blob has a limit.
+fn room(dir: &Path, target: &Path) -> Option<u64> {
+    let limit: u64 = std::fs::read_to_string(dir.join(LIMIT)).ok()?.parse().ok()?;
+    let others = std::fs::read_dir(dir).ok()?.flatten().filter(|it| {
+        let name = it.file_name();
+        name.to_string_lossy().starts_with("p-") && it.path() != target
+    });
+    let taken: u64 = others.filter_map(|it| it.metadata().ok()).map(|it| it.len()).sum();
+    Some(limit.saturating_sub(taken))
+}
+
+fn beyond_limit() -> Problem {
+    problem(
+        Kind::TooLarge,
+        "this upload is larger than what all caches may take together (`naru serve --cache-budget`)",
+    )
+}
+
 async fn write_stream<E: std::fmt::Display>(
     path: &Path,
     expected_bytes: Option<u64>,
+    room: u64,
     body: impl Stream<Item = std::result::Result<Bytes, E>>,
 ) -> Result<u64> {
     let failed = |error: std::io::Error| match error.kind() {
@@ -334,6 +369,9 @@ async fn write_stream<E: std::fmt::Display>(
         bytes += chunk.len() as u64;
         if bytes > PIECE_BYTES_MAX {
             return Err(problem(Kind::TooLarge, format!("a piece has at most {PIECE_BYTES_MAX} bytes")));
+        }
+        if bytes > room {
+            return Err(beyond_limit());
         }
         file.write_all(&chunk).await.map_err(failed)?;
     }
@@ -426,6 +464,21 @@ mod tests {
         let missing = blobs.put_order(&id, &["a".into()]).await.unwrap_err();
         assert!(missing.message.contains("never uploaded"), "{missing}");
         assert_eq!(std::fs::read_dir(dir.path().join(&id)).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_upload_ends_at_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path().into()).unwrap();
+        let id = blobs.create_limited(10).unwrap();
+        blobs.put_piece(&id, "a", None, body("123456")).await.unwrap();
+        for expected in [None, Some(5)] {
+            let refused = blobs.put_piece(&id, "b", expected, body("12345")).await.unwrap_err();
+            assert_eq!(refused.kind, Kind::TooLarge);
+        }
+        blobs.put_piece(&id, "a", None, body("1234567890")).await.unwrap();
+        blobs.put_order(&id, &["a".into()]).await.unwrap();
+        assert_eq!(blobs.seal(&id, Digest::Skip).await.unwrap().0, 10);
     }
 
     #[tokio::test]

@@ -117,7 +117,7 @@ impl Caches {
             scope: claims.git_ref.clone(),
             key: key.to_owned(),
             version: version.to_owned(),
-            blob: blobs.create()?,
+            blob: blobs.create_limited(self.bytes_max)?,
             created_at: now,
             used_at: now,
             run: claims.run.clone(),

@@ -445,7 +445,9 @@ async fn caches_stay_within_their_budget() {
     }
     assert_eq!(it.restore(&claims, "a", &[]).await, None, "the oldest is gone");
     assert!(it.restore(&claims, "b", &[]).await.is_some() && it.restore(&claims, "c", &[]).await.is_some());
-    let refused = it.save(&claims, "d", &"x".repeat(1001)).await;
+    let message = json!({"key": "d", "version": "v"});
+    let created = it.twirp(&claims, "CreateCacheEntry", message).await.json();
+    let refused = it.put(created["signed_upload_url"].as_str().unwrap(), "", &"x".repeat(1001)).await;
     assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(refused.text().contains("--cache-budget"), "{}", refused.text());
 }
