@@ -13,6 +13,7 @@ pub mod local;
 pub mod protocol;
 pub mod warm;
 
+mod contexts;
 mod files;
 mod mask;
 

@@ -3,8 +3,9 @@
 //! Names and shapes are those of GitHub's page "Contexts reference", which the other languages' variables are
 //! made from as well.
 
+use crate::contexts::runner_arch;
 use naru_objects::{JobPhase, JobStatus, Run};
-use naru_plan::{Job, JobState, JobView, outputs_of, result_of, status_before};
+use naru_plan::{Job, JobState, JobView};
 use serde_json::{Map, Value, json};
 
 /// What all jobs of a run share.
@@ -142,50 +143,20 @@ pub fn of_job(
     views: &[JobView],
     cancelled: bool,
 ) -> Map<String, Value> {
-    let needs: Map<String, Value> = job
-        .needs
-        .iter()
-        .map(|id| {
-            let result = result_of(&job.scope, id, jobs, views);
-            (id.clone(), json!({"result": result, "outputs": outputs_of(&job.scope, id, jobs, views)}))
-        })
-        .collect();
-    let siblings = || jobs.iter().filter(|it| it.scope == job.scope && it.id == job.id);
     let mut github = shared.event.clone();
     let repository = github.get("repository").and_then(Value::as_str).unwrap_or_default().to_owned();
     github.insert("workflow".into(), json!(workflow));
     github.insert("workflow_ref".into(), json!(format!("{repository}/{file}@{}", run.spec.git_ref)));
     github.insert("workflow_sha".into(), json!(run.spec.sha));
     github.insert("job".into(), json!(job.id));
-    let status = if cancelled { "cancelled" } else { status_before(job, jobs, views) };
-    let contexts = json!({
-        "github": github,
-        "needs": needs,
-        "matrix": job.matrix,
-        "strategy": {
-            "fail-fast": job.fail_fast, "max-parallel": job.parallel_max, "job-total": siblings().count(),
-            "job-index": siblings().position(|it| it.key == job.key)},
-        "runner": {"os": "Linux", "arch": runner_arch(), "temp": "/tmp", "name": "naru",
-                   "environment": "self-hosted"},
-        "vars": shared.vars,
-        "inputs": job.inputs,
-        "__status": status,
-    });
-    match contexts {
-        Value::Object(map) => map,
-        _ => unreachable!("written as an object above"),
-    }
-}
-
-/// The machine's architecture as GitHub writes it.
-fn runner_arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "X64",
-        "aarch64" => "ARM64",
-        "x86" => "X86",
-        "arm" => "ARM",
-        other => other,
-    }
+    let mut contexts = crate::contexts::of_plan(job, jobs, views, cancelled);
+    contexts.insert("github".into(), Value::Object(github));
+    contexts.insert(
+        "runner".into(),
+        json!({"os": "Linux", "arch": runner_arch(), "temp": "/tmp", "name": "naru", "environment": "self-hosted"}),
+    );
+    contexts.insert("vars".into(), json!(shared.vars));
+    contexts
 }
 
 #[cfg(test)]

@@ -118,15 +118,8 @@ pub fn first_contexts(file: &JobFile, places: &Places) -> Map<String, Value> {
         }
     }
     if let Value::Object(runner) = contexts.entry("runner").or_insert_with(|| json!({})) {
-        let arch = match std::env::consts::ARCH {
-            "x86_64" => "X64",
-            "aarch64" => "ARM64",
-            "arm" => "ARM",
-            "x86" => "X86",
-            other => other,
-        };
         runner.insert("os".into(), json!("Linux"));
-        runner.insert("arch".into(), json!(arch));
+        runner.insert("arch".into(), json!(crate::contexts::runner_arch()));
         runner.insert("temp".into(), json!(places.temp));
         runner.insert("tool_cache".into(), json!(places.tools));
         runner.insert("workspace".into(), json!(places.workspace.parent()));

@@ -399,3 +399,87 @@ async fn a_line_of_ten_megabytes_goes_through_with_its_secret_hidden() {
     assert_eq!(shown, 10_000_003);
     assert!(it.log.contains("***") && !it.log.contains("hunter22"));
 }
+
+/// What a step prints and writes is anybody's text: no reader of it may break.
+#[test]
+fn hostile_text_breaks_no_reader() {
+    const PARTS: &[&str] = &[
+        "::",
+        "##[",
+        "]",
+        "error",
+        "set-output",
+        "add-mask",
+        "stop-commands",
+        " ",
+        ",",
+        ";",
+        "=",
+        "name=",
+        "%0A",
+        "%25",
+        "%",
+        "<<",
+        "\n",
+        "\r",
+        "é",
+        "\u{1f980}",
+        "*",
+        "**",
+        "?",
+        "[",
+        "[!",
+        "-",
+        "\\",
+        "/",
+        "./",
+        "..",
+        "!",
+        "#",
+        "{",
+        "}",
+        "{2,}",
+        "(",
+        ")",
+        "(?:",
+        "\\s",
+        "\\>",
+        "$",
+        "^",
+        "a",
+        "b",
+        "\0",
+        "\u{feff}",
+        "\x1b[31m",
+        "\x1b[",
+    ];
+    let mut state = 42u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let root = tempfile::tempdir().unwrap();
+    std::fs::write(root.path().join("a"), "x").unwrap();
+    let mut mask = crate::mask::Mask::default();
+    for round in 0..4000 {
+        let text: String = (0..random(12)).map(|_| PARTS[random(PARTS.len())]).collect();
+        let _ = commands::parse(&text);
+        let _ = crate::files::assignments(&text);
+        let _ = hash::of_files(root.path(), std::slice::from_ref(&text));
+        let _ = packages::Uses::parse(&text);
+        let pattern =
+            json!({"problemMatcher": [{"owner": "o", "pattern": [{"regexp": text, "message": 0}]}]});
+        if let Ok(loaded) = matchers::load(&pattern.to_string()) {
+            let mut matchers = matchers::Matchers::default();
+            matchers.add(loaded.matchers);
+            let _ = matchers.line(&text);
+        }
+        if round % 40 == 0 {
+            mask.add(&text);
+        }
+        let mut lines = lines::Lines::default();
+        let whole: String = lines.push(format!("{text}\n").as_bytes(), &mask).concat();
+        let _ = mask.apply(&whole);
+        let _ = mask.cut(text.as_bytes(), random(20));
+    }
+}

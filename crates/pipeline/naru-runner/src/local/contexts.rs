@@ -1,7 +1,7 @@
 //! The contexts of a job on somebody's own machine: those of the server, with what the work tree says.
 
 use super::{Facts, Request};
-use naru_plan::{Job, JobView, Plan, outputs_of, result_of, status_before};
+use naru_plan::{Job, JobView, Plan};
 use serde_json::{Map, Value, json};
 
 /// `github`, as far as it is the same for every job.
@@ -61,14 +61,6 @@ pub fn of_job(
     views: &[JobView],
     cancelled: bool,
 ) -> Map<String, Value> {
-    let needs: Map<String, Value> = job
-        .needs
-        .iter()
-        .map(|id| {
-            let result = result_of(&job.scope, id, jobs, views);
-            (id.clone(), json!({"result": result, "outputs": outputs_of(&job.scope, id, jobs, views)}))
-        })
-        .collect();
     let mut github = shared.clone();
     let text = |key: &str| shared.get(key).and_then(Value::as_str).unwrap_or_default();
     let workflow_ref = format!("{}/{}@{}", text("repository"), plan.file, text("ref"));
@@ -76,23 +68,9 @@ pub fn of_job(
     github.insert("workflow_ref".into(), json!(workflow_ref));
     github.insert("workflow_sha".into(), json!(text("sha")));
     github.insert("job".into(), json!(job.id));
-    let siblings = || jobs.iter().filter(|it| it.scope == job.scope && it.id == job.id);
-    let status = if cancelled { "cancelled" } else { status_before(job, jobs, views) };
-    Map::from_iter(
-        [
-            ("github", Value::Object(github)),
-            ("needs", Value::Object(needs)),
-            ("matrix", Value::Object(job.matrix.clone())),
-            (
-                "strategy",
-                json!({"fail-fast": job.fail_fast, "max-parallel": job.parallel_max,
-                       "job-total": siblings().count(), "job-index": siblings().position(|it| it.key == job.key)}),
-            ),
-            ("runner", json!({"environment": "self-hosted"})),
-            ("vars", json!(request.vars)),
-            ("inputs", json!(job.inputs)),
-            ("__status", json!(status)),
-        ]
-        .map(|(key, value)| (key.to_owned(), value)),
-    )
+    let mut contexts = crate::contexts::of_plan(job, jobs, views, cancelled);
+    contexts.insert("github".into(), Value::Object(github));
+    contexts.insert("runner".into(), json!({"environment": "self-hosted"}));
+    contexts.insert("vars".into(), json!(request.vars));
+    contexts
 }
