@@ -4,8 +4,8 @@
 //! what is new.
 
 use crate::Config;
-use crate::upstream::{Host, Upstream};
-use naru_objects::{Run, RunPhase, kinds, percent_encode};
+use crate::upstream::{Host, LABEL, Upstream};
+use naru_objects::{Run, RunPhase, kinds, label_of, percent_encode};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -34,26 +34,40 @@ pub fn start(config: Config) -> tokio::task::JoinHandle<()> {
             Err(error) => return tracing::error!(%error, "no statuses are written back"),
         };
         let mut runs = config.client.cache(&kinds::RUN, Some(&config.namespace), "");
+        let mut secrets = config.client.cache(&kinds::SECRET, Some(&config.namespace), LABEL);
         runs.synced().await;
+        secrets.synced().await;
         // Per run: not before, and the pause after the next failure.
         let mut later = HashMap::<String, (Instant, Duration)>::new();
         // What this process has told: the copy of a run shows its annotation only a moment later.
         let mut told = HashMap::<String, &'static str>::new();
         loop {
-            let all: Vec<Run> =
-                runs.list().iter().filter_map(|it| serde_json::from_value((**it).clone()).ok()).collect();
-            later.retain(|uid, _| all.iter().any(|it| it.metadata.uid == *uid));
-            told.retain(|uid, _| all.iter().any(|it| it.metadata.uid == *uid));
-            for run in all {
-                let uid = run.metadata.uid.clone();
-                let is_told = told.get(&uid).is_some_and(|it| is_told(it, &run));
-                if is_told || later.get(&uid).is_some_and(|(until, _)| *until > Instant::now()) {
+            let now = Instant::now();
+            let upstreams: HashMap<String, Upstream> = (secrets.list().iter())
+                .filter_map(|it| Some((label_of(it, LABEL).to_owned(), Upstream::of_secret(it)?)))
+                .filter(|(_, it)| !it.token.is_empty())
+                .collect();
+            let all = if upstreams.is_empty() { Vec::new() } else { runs.list() };
+            later.retain(|uid, _| all.iter().any(|it| it["metadata"]["uid"] == uid.as_str()));
+            told.retain(|uid, _| all.iter().any(|it| it["metadata"]["uid"] == uid.as_str()));
+            for object in all {
+                // Most runs are of other repositories, or have been told: those are not even read.
+                let Some(upstream) = object["spec"]["repository"].as_str().and_then(|it| upstreams.get(it))
+                else {
+                    continue;
+                };
+                let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+                let noted = object["metadata"]["annotations"][TOLD].as_str();
+                let is_told =
+                    [noted, told.get(&uid).copied()].into_iter().flatten().any(|it| is_told(it, &object));
+                if is_told || later.get(&uid).is_some_and(|(until, _)| *until > now) {
                     continue;
                 }
-                match tell(&config, &http, &run).await {
+                let Ok(run) = serde_json::from_value::<Run>((*object).clone()) else { continue };
+                match tell(&config, &http, upstream, &run).await {
                     Ok(word) => {
                         later.remove(&uid);
-                        told.extend(word.map(|it| (uid, it)));
+                        told.insert(uid, word);
                     }
                     Err(error) => {
                         let pause = later.get(&uid).map_or(PAUSE, |(_, it)| (*it * 2).min(PAUSE_MAX));
@@ -62,7 +76,8 @@ pub fn start(config: Config) -> tokio::task::JoinHandle<()> {
                     }
                 }
             }
-            let next = later.values().map(|(until, _)| *until).min();
+            // What was due and is still here belongs to a repository that has no upstream any more.
+            let next = later.values().map(|(until, _)| *until).filter(|it| *it > now).min();
             let wait = async {
                 match next {
                     Some(until) => tokio::time::sleep_until(until).await,
@@ -71,6 +86,7 @@ pub fn start(config: Config) -> tokio::task::JoinHandle<()> {
             };
             tokio::select! {
                 () = runs.changed() => {}
+                () = secrets.changed() => {}
                 () = wait => {}
             }
         }
@@ -79,22 +95,20 @@ pub fn start(config: Config) -> tokio::task::JoinHandle<()> {
 
 const REFUSED: &str = "refused";
 
-fn is_told(word: &str, run: &Run) -> bool {
-    word == state_of(run.status.phase).word() || word == REFUSED
+fn is_told(word: &str, run: &Value) -> bool {
+    let phase = serde_json::from_value(run["status"]["phase"].clone()).unwrap_or_default();
+    word == state_of(phase).word() || word == REFUSED
 }
 
-/// Tells the host a run's state, if that is new; returns what was noted.
-async fn tell(config: &Config, http: &reqwest::Client, run: &Run) -> Result<Option<&'static str>, String> {
-    if run.metadata.annotations.get(TOLD).is_some_and(|it| is_told(it, run)) {
-        return Ok(None);
-    }
+/// Tells the host a run's state; returns what was noted.
+async fn tell(
+    config: &Config,
+    http: &reqwest::Client,
+    upstream: &Upstream,
+    run: &Run,
+) -> Result<&'static str, String> {
     let state = state_of(run.status.phase);
-    let upstream = Upstream::read(&config.client, &config.namespace, &run.spec.repository).await;
-    let Some(upstream) = upstream.map_err(|it| naru_client::chain(&it))?.filter(|it| !it.token.is_empty())
-    else {
-        return Ok(None);
-    };
-    let (url, header, body) = request(&upstream, run, state);
+    let (url, header, body) = request(upstream, run, state);
     let sent = http
         .post(&url)
         .header(header.0, header.1)
@@ -123,7 +137,7 @@ async fn tell(config: &Config, http: &reqwest::Client, run: &Run) -> Result<Opti
     let noted = config.client.patch_merge(&kinds::RUN, &config.namespace, &run.metadata.name, &note).await;
     match noted {
         Err(error) if !error.is_not_found() => Err(naru_client::chain(&error)),
-        _ => Ok(Some(word)),
+        _ => Ok(word),
     }
 }
 

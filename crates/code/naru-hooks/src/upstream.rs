@@ -54,6 +54,9 @@ pub struct Upstream {
     pub hook_secret: String,
 }
 
+/// By this label all upstreams are found; its value is the repository.
+pub(crate) const LABEL: &str = "naru.dev/upstream";
+
 /// The Secret's name.
 pub fn secret_name(repository: &str) -> String {
     format!("{}-upstream", dns_label(repository, 50))
@@ -90,7 +93,7 @@ impl Upstream {
     pub fn to_secret(&self, repository: &str, namespace: &str) -> Value {
         json!({
             "apiVersion": "v1", "kind": "Secret", "type": "naru.dev/upstream",
-            "metadata": {"name": secret_name(repository), "namespace": namespace},
+            "metadata": {"name": secret_name(repository), "namespace": namespace, "labels": {LABEL: repository}},
             "stringData": {
                 "host": self.host.name(), "url": self.url, "api": self.api, "token": self.token,
                 "hook-secret": self.hook_secret,
@@ -108,7 +111,7 @@ impl Upstream {
         Ok(secret.as_ref().and_then(Self::of_secret))
     }
 
-    fn of_secret(secret: &Value) -> Option<Self> {
+    pub(crate) fn of_secret(secret: &Value) -> Option<Self> {
         let text = |name: &str| {
             let bytes =
                 base64::engine::general_purpose::STANDARD.decode(secret["data"][name].as_str()?).ok()?;

@@ -55,7 +55,8 @@ pub async fn run(global: &Global, args: &UpstreamArgs) -> Result<ExitCode> {
     let object = upstream.to_secret(&args.repository, NAMESPACE);
     let name = secret_name(&args.repository);
     if client.get(&kinds::SECRET, NAMESPACE, &name).await?.is_some() {
-        let data = json!({"stringData": object["stringData"]});
+        let data =
+            json!({"metadata": {"labels": object["metadata"]["labels"]}, "stringData": object["stringData"]});
         client.patch_merge(&kinds::SECRET, NAMESPACE, &name, &data).await?;
     } else {
         client.create(&kinds::SECRET, &object).await?;
