@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+/// A run has at most so many jobs, those of calls counted: each is a pod, and its state is in the run's object.
+pub const JOBS_MAX: usize = 1_000;
+
 /// A whole pipeline: the jobs of one file, matrix combinations already spread out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -40,6 +43,13 @@ pub struct Concurrency {
     pub group: String,
     /// Whether what runs is stopped in favour of the newcomer: `true`, `false` or an expression.
     pub cancel_in_progress: String,
+}
+
+impl Job {
+    /// How many jobs it comes to, as far as that is known.
+    pub fn count(&self) -> usize {
+        1 + self.call.iter().flat_map(|it| &it.jobs).map(Job::count).sum::<usize>()
+    }
 }
 
 /// One job: steps that share a machine and a workspace.

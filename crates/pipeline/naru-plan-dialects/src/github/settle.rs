@@ -9,7 +9,7 @@ use super::late::Late;
 use super::matrix::{self, COMBINATIONS_MAX, Combination};
 use super::reader::{has_expression, scalar_text};
 use super::step;
-use naru_plan::{Action, Concurrency, Environment, EvaluateError, Job};
+use naru_plan::{Action, Concurrency, Environment, EvaluateError, JOBS_MAX, Job};
 use naru_text::yaml::{Data, Node, Style};
 use naru_text::{Finding, Place};
 use serde_json::{Map, Value, json};
@@ -53,6 +53,11 @@ pub fn settle(base: &Job, late: &Late, contexts: &Map<String, Value>) -> Settled
     };
     let total = combinations.as_ref().map_or(1, Vec::len);
     let spread = combinations.is_some();
+    if total * base.count() > JOBS_MAX {
+        let message =
+            format!("the matrix comes to {} jobs, {JOBS_MAX} at most can be run", total * base.count());
+        return Err(vec![Finding::error(late.node("strategy").map_or(late.place, |it| it.place), message)]);
+    }
     let mut jobs = Vec::new();
     let mut findings: Vec<Finding> = Vec::new();
     for (index, combination) in

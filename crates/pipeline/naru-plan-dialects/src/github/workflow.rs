@@ -7,7 +7,7 @@ use super::place;
 use super::reader::{Key, Reader, key, line_starts};
 use super::settle;
 use crate::{Lowered, Survey, Trigger};
-use naru_plan::{Concurrency, Job, Plan, needs_cycle};
+use naru_plan::{Concurrency, JOBS_MAX, Job, Plan, needs_cycle};
 use naru_text::yaml::{self, Data, Node};
 use naru_text::{Finding, Place, suggest_hint};
 
@@ -147,8 +147,19 @@ impl Reader<'_> {
             self.error(jobs, "`jobs` must name at least one job");
             return None;
         }
+        let mut count = 0;
         for (id, job) in jobs.entries() {
+            let before = plan.jobs.len();
             self.job(id, job, &outer, &mut plan.jobs);
+            count += plan.jobs[before..].iter().map(Job::count).sum::<usize>();
+            // Before the rest is spread out: a file can come to millions.
+            if count > JOBS_MAX {
+                self.error(
+                    id,
+                    format!("with this job the workflow has more than the {JOBS_MAX} that can be run"),
+                );
+                return None;
+            }
         }
         self.needs(jobs, &plan.jobs);
         Some(Workflow { plan, on })

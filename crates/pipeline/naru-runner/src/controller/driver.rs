@@ -11,7 +11,7 @@ use naru_client::{Cache, Client, EventKind};
 use naru_objects::{
     GroupPlace, JobPhase, JobStatus, Run, RunPhase, RunStatus, annotations, dns_label, kinds,
 };
-use naru_plan::{Concurrency, EvaluateError, Job, JobState, JobView, Next, plan_next};
+use naru_plan::{Concurrency, EvaluateError, JOBS_MAX, Job, JobState, JobView, Next, plan_next};
 use naru_plan_dialects::Trigger;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -477,6 +477,10 @@ impl Driver {
         let job = planned.plan.jobs[index].clone();
         let contexts = Value::Object(self.contexts_of(planned, &job, &views));
         let jobs = planned.dialect.evaluator.expand(&job, &contexts)?;
+        if self.status.jobs.len() + jobs.len() > JOBS_MAX {
+            let message = format!("with its {} jobs the run would have more than {JOBS_MAX}", jobs.len());
+            return Err(EvaluateError { message, offset: 0 });
+        }
         let own = planned.keys[index].clone();
         let mut taken: BTreeSet<String> = self.status.jobs.iter().map(|it| dns_label(&it.key, 63)).collect();
         let is_call = job.call.is_some() && job.deferred.is_none();

@@ -193,3 +193,16 @@ fn calls_that_multiply_are_stopped() {
     assert_eq!(lowered.findings.len(), 1);
     assert!(rendered(&lowered).contains("256 calls at most"), "{}", rendered(&lowered));
 }
+
+#[test]
+fn a_matrix_of_calls_counts_their_jobs() {
+    let jobs: String =
+        (0..20).map(|it| format!("  j{it}: {{runs-on: gpu, steps: [{{run: x}}]}}\n")).collect();
+    let called = format!("on: workflow_call\njobs:\n{jobs}");
+    let axis: Vec<u32> = (0..50).collect();
+    let source = format!(
+        "on: push\njobs:\n  a:\n    strategy: {{matrix: {{n: {axis:?}}}}}\n    uses: ./.github/workflows/x.yml\n"
+    );
+    let lowered = with_files(&source, &[(".github/workflows/x.yml", &called)]);
+    assert!(rendered(&lowered).contains("the matrix comes to 1050 jobs"), "{}", rendered(&lowered));
+}
