@@ -326,4 +326,15 @@ impl JobRun<'_> {
         let all = self.path.iter().map(String::as_str).chain(path.split(':'));
         name.contains('/') || all.filter(|it| !it.is_empty()).any(|it| Path::new(it).join(name).is_file())
     }
+
+    /// The Node that actions run on: the image's own, whatever version a step has put in front of PATH for the
+    /// project (on GitHub actions have one of their own); that of a step only where the image has none.
+    pub(super) fn node_program(&self, env: &[(String, String)]) -> Option<PathBuf> {
+        let within = |path: &str| {
+            let mut all = path.split(':').filter(|it| !it.is_empty()).map(|it| Path::new(it).join("node"));
+            all.find(|it| it.is_file())
+        };
+        let of_steps = || self.path.iter().find_map(|it| within(it));
+        within(&self.image_path).or_else(|| within(&self.search_path(env))).or_else(of_steps)
+    }
 }

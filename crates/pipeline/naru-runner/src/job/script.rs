@@ -116,12 +116,12 @@ impl JobRun<'_> {
             self.log.remark("error", &format!("the action's {} does not exist", script.display()));
             return FAILED;
         }
-        if !self.has_program("node", env) {
+        let Some(node) = self.node_program(env) else {
             let message = "JavaScript actions need `node`, which is not in the job's image; put Node 20 or newer into \
                            the image that `runs-on` maps to";
             self.log.remark("error", message);
             return FAILED;
-        }
+        };
         let directory = match self.step_directory() {
             Ok(it) => it,
             Err(error) => {
@@ -129,7 +129,7 @@ impl JobRun<'_> {
                 return FAILED;
             }
         };
-        let mut command = Command::new("node");
+        let mut command = Command::new(node);
         command.arg(&script).current_dir(&self.places.workspace);
         self.environment(&mut command, env, directory.path());
         for (name, value) in inputs {

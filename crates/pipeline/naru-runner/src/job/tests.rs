@@ -293,6 +293,18 @@ async fn javascript_actions_prepare_run_and_clean_up_in_reverse() {
     assert_eq!(names[5..], ["Post Run o/r@v1", "Post Run o/r@v1"]);
 }
 
+#[tokio::test]
+async fn actions_run_on_the_images_node_whatever_the_project_uses() {
+    let paths = node_paths("o/r@v1");
+    let it = job_with(&[], &node_action(&paths), |it| {
+        let own = "mkdir bin; printf '#!/bin/sh\\necho not this one; exit 1\\n' > bin/node; chmod +x bin/node; echo $PWD/bin >> $GITHUB_PATH";
+        it.job.steps = vec![run_step("", own), uses_step("", "o/r@v1", &[("who me", "x")]), run_step("", "node || true")];
+    })
+    .await;
+    assert_eq!(it.code, 0, "{}", it.log);
+    assert!(it.log.contains("main x") && it.log.contains("not this one"), "{}", it.log);
+}
+
 const COMPOSITE: &str = "name: c\ninputs: {level: {default: '0'}}\n\
     outputs: {deep: {value: '${{ steps.inner.outputs.x }}-${{ inputs.level }}'}}\n\
     runs:\n  using: composite\n  steps:\n\
