@@ -6,7 +6,7 @@
 //! # fn example() -> std::io::Result<()> {
 //! let launch = naru_runner::launch::of(std::path::Path::new("/usr/bin/naru"))?;
 //! // Each of `launch.mounts` is mounted read-only; the container's command is:
-//! let command = [launch.command, vec!["__job".into(), "/naru/job/job.json".into()]].concat();
+//! let command = [launch.command, vec!["__job".into(), "--wait".into(), "http://naru.localhost:7070/_apis/jobs/p".into()]].concat();
 //! # Ok(()) }
 //! ```
 

@@ -1,10 +1,8 @@
-//! `naru __job FILE`: the runner of a job's steps, inside its pod. `naru __job -` takes the job's file from
-//! standard input: how a job on somebody's own machine is started. `naru __job --wait URL` is started before
-//! there is a job, and asks for it.
+//! `naru __job --wait URL`: the runner of a job's steps, inside its pod, which asks the daemon for the job.
+//! `naru __job -` takes it from standard input: how a job on somebody's own machine is started.
 
 use naru_runner::controller::WAIT_TOKEN;
 use naru_runner::job::JobFile;
-use std::ffi::OsStr;
 use std::io::Read;
 use std::process::ExitCode;
 
@@ -15,20 +13,23 @@ pub fn maybe_run() -> Option<ExitCode> {
     if args.next()? != "__job" {
         return None;
     }
-    let path = args.next()?;
+    let source = args.next()?;
     let url = args.next();
     let run = || -> Result<i32, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|it| format!("cannot start: {it}"))?;
-        let file = match url.filter(|_| path == "--wait") {
-            Some(url) => {
-                keep_to_ourselves();
+        let file = match (source.to_str(), url) {
+            (Some("--wait"), Some(url)) => {
+                // Steps run as the same user: what this process knows (secrets, and the word by which its lines
+                // count) is kept from them as far as the kernel lets it.
+                let _ = nix::sys::prctl::set_dumpable(false);
                 let token = std::env::var(WAIT_TOKEN).unwrap_or_default();
                 runtime.block_on(naru_runner::job::wait::for_job(&url.to_string_lossy(), &token))?
             }
-            None => read(&path)?,
+            (Some("-"), None) => from_standard_input()?,
+            _ => return Err("a job is started by naru, not by hand".into()),
         };
         let image_path = std::env::var("PATH").unwrap_or_default();
         Ok(runtime.block_on(naru_runner::job::run(file, image_path, &mut std::io::stdout())))
@@ -43,27 +44,10 @@ pub fn maybe_run() -> Option<ExitCode> {
     })
 }
 
-/// Steps run as the same user: what this process knows (secrets, and the word by which its lines count) is kept
-/// from them as far as the kernel lets it.
-fn keep_to_ourselves() {
-    let _ = nix::sys::prctl::set_dumpable(false);
-}
-
-fn read(path: &OsStr) -> Result<JobFile, String> {
-    let text = if path == "-" {
-        // Whoever started it may be killed.
-        let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM);
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        keep_to_ourselves();
-        let text = std::fs::read_to_string(path);
-        // The file goes where its mount can be written to; where it cannot, as on other clusters, it stays. In a
-        // volume the name is a link to the file.
-        let file = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
-        let _ = std::fs::remove_file(file);
-        text
-    };
-    let text = text.map_err(|it| format!("cannot read the job's file: {it}"))?;
+fn from_standard_input() -> Result<JobFile, String> {
+    // Whoever started it may be killed.
+    let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM);
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(|it| format!("cannot read the job's file: {it}"))?;
     serde_json::from_str(&text).map_err(|it| format!("the job's file is damaged: {it}"))
 }

@@ -9,10 +9,7 @@ use std::net::IpAddr;
 /// The container that runs the steps.
 pub const JOB_CONTAINER: &str = "job";
 
-/// Where in the pod things are.
-pub const JOB_FILE_DIR: &str = "/naru/job";
-
-/// The variable with which a waiting pod proves who it is. It opens nothing once the job is there.
+/// The variable with which a pod that asks for its job proves who it is. Steps do not see it.
 pub const WAIT_TOKEN: &str = "NARU_WAIT_TOKEN";
 
 /// The name under which pods reach the daemon. GitHub's own clients take a server for one of GitHub's, and
@@ -32,20 +29,15 @@ pub struct JobPod<'a> {
     pub image: &'a str,
     pub container: Option<&'a Container>,
     pub services: &'a [(String, Container)],
-    pub source: JobSource<'a>,
+    /// Where the pod asks for what it is to do, and with what it proves that it is itself. A job's file is in no
+    /// object and on no disk.
+    pub url: &'a str,
+    pub token: &'a str,
     /// How our own program is started in any image.
     pub launch: &'a Launch,
     /// Where pods reach the daemon.
     pub server: IpAddr,
     pub cancel_timeout_minutes: u64,
-}
-
-/// Where the pod finds what it is to do.
-pub enum JobSource<'a> {
-    /// In a Secret that is mounted.
-    Secret(&'a str),
-    /// The daemon tells when it is asked.
-    Asked { url: &'a str, token: &'a str },
 }
 
 /// Something of a container that cannot be honoured; `line` is that in the workflow.
@@ -93,20 +85,11 @@ pub fn job_pod(job: &JobPod<'_>) -> Result<Value, Refused> {
         None => json!({"name": JOB_CONTAINER, "image": job.image}),
     };
     let mut command = job.launch.command.clone();
-    command.push("__job".to_owned());
+    command.extend(["__job", "--wait", job.url].map(str::to_owned));
+    let mut env = container["env"].as_array().cloned().unwrap_or_default();
+    env.push(json!({"name": WAIT_TOKEN, "value": job.token}));
+    container["env"] = json!(env);
     let mut mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
-    match job.source {
-        JobSource::Secret(name) => {
-            command.push(format!("{JOB_FILE_DIR}/job.json"));
-            volumes.push(json!({"name": "job", "secret": {"secretName": name}}));
-            mounts.push(json!({"name": "job", "mountPath": JOB_FILE_DIR}));
-        }
-        JobSource::Asked { url, token } => {
-            command.extend(["--wait".to_owned(), url.to_owned()]);
-            let token = json!({"name": WAIT_TOKEN, "value": token});
-            container["env"] = json!([token]);
-        }
-    }
     container["command"] = json!(command);
     container["workingDir"] = json!("/workspace");
     if container["resources"].is_null() {
@@ -455,7 +438,8 @@ mod tests {
             image: "host",
             container: None,
             services,
-            source: JobSource::Secret("p"),
+            url: "http://naru.localhost:1/_apis/jobs/p",
+            token: "t",
             launch: &Launch {
                 mounts: vec![("/usr/bin/naru".into(), "/naru/bin/naru".into())],
                 command: vec!["/naru/bin/naru".into()],

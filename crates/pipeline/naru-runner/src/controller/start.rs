@@ -7,7 +7,7 @@ use super::environments::{self, Gate, approval_annotation};
 use super::follow::now;
 use super::groups::Standing;
 use super::plans::Planned;
-use super::pod::{self, JobPod, JobSource};
+use super::pod::{self, JobPod};
 use super::warm;
 use crate::job::JobFile;
 use naru_objects::{Environment, JobPhase, dns_label, dns_label_unique, kinds, labels};
@@ -195,13 +195,14 @@ impl Driver {
         let pod = dns_label_unique(&format!("{}-{key}", self.run.metadata.name), 60);
         let mut metadata = made.metadata;
         metadata["name"] = json!(pod);
-        let file = JobFile { nonce: self.nonce(&pod), ..made.file };
+        let (url, token) = (self.shared.url_of(&pod), self.shared.token_of(&pod));
         let object = pod::job_pod(&JobPod {
-            metadata: metadata.clone(),
+            metadata,
             image: &made.image,
             container: made.container.as_ref(),
             services: &made.services,
-            source: JobSource::Secret(&pod),
+            url: &url,
+            token: &token,
             launch: &self.config.launch,
             server: self.config.pod_http.ip(),
             cancel_timeout_minutes: made.cancel_timeout_minutes,
@@ -213,13 +214,9 @@ impl Driver {
                 return Ok(Acted::Moved);
             }
         };
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "naru.dev/job",
-            "stringData": {"job.json": serde_json::to_string(&file).expect("a job file always serialises")},
-        });
-        already_there_is_fine(self.client.create(&kinds::SECRET, &secret).await)?;
         already_there_is_fine(self.client.create(&kinds::POD, &object).await)?;
-        self.started(at, index, pod, environment).await?;
+        self.started(at, index, pod.clone(), environment).await?;
+        self.offer(&pod, made.file);
         Ok(Acted::Moved)
     }
 
@@ -245,14 +242,14 @@ impl Driver {
         self.shared.waiting.offer(pod, text);
     }
 
-    /// Jobs whose pods waited for them and may not have heard of it before this process began. A pod that has
-    /// its job asks for no other.
+    /// Jobs whose pods may not have heard of them before this process began. A pod that has its job asks for no
+    /// other.
     pub(super) async fn offer_again(&mut self) -> Result<(), naru_client::Error> {
         for at in 0..self.plans.len() {
             for index in 0..self.plans[at].keys.len() {
                 let Some(job) = self.job(&self.plans[at].keys[index]) else { continue };
                 let begun = job.steps.iter().any(|it| it.phase != JobPhase::Pending);
-                if job.phase != JobPhase::Running || !warm::is_warm(&job.pod) || begun {
+                if job.phase != JobPhase::Running || job.pod.is_empty() || begun {
                     continue;
                 }
                 let (pod, environment) = (job.pod.clone(), job.environment.clone());

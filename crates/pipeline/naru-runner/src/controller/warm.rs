@@ -18,10 +18,6 @@ const REPLACE_AFTER: Duration = Duration::from_secs(1);
 /// Steps that run always get so long in a pod that was started ahead.
 pub const CANCEL_MINUTES: u64 = 5;
 
-pub fn is_warm(pod: &str) -> bool {
-    pod.starts_with(PREFIX)
-}
-
 /// What a pod was started for. One of an earlier version of our program, or of an image that is no longer
 /// wanted, has another mark.
 fn mark(shared: &Shared, image: &str) -> String {
@@ -82,8 +78,7 @@ async fn look(shared: &Shared) -> Result<(), naru_client::Error> {
     let (Some(image), Some(mark)) = (image, mark) else { return Ok(()) };
     for _ in ready..config.warm_pods {
         let name = format!("{PREFIX}{}", &naru_objects::ChangeId::mint().as_str()[2..]);
-        let token = (config.run_token)(&token_of(&name));
-        let url = format!("http://{}:{}/_apis/jobs/{name}", pod::SERVER_HOST, config.pod_http.port());
+        let (url, token) = (shared.url_of(&name), shared.token_of(&name));
         let object = pod::job_pod(&JobPod {
             metadata: json!({
                 "name": name, "namespace": config.namespace,
@@ -91,7 +86,8 @@ async fn look(shared: &Shared) -> Result<(), naru_client::Error> {
             image: &image,
             container: None,
             services: &[],
-            source: pod::JobSource::Asked { url: &url, token: &token },
+            url: &url,
+            token: &token,
             launch: &config.launch,
             server: config.pod_http.ip(),
             cancel_timeout_minutes: CANCEL_MINUTES,
@@ -102,12 +98,21 @@ async fn look(shared: &Shared) -> Result<(), naru_client::Error> {
     Ok(())
 }
 
-/// What the token of a waiting pod is the keyed hash of.
+/// What the token of a pod that asks for its job is the keyed hash of.
 pub fn token_of(pod: &str) -> String {
     format!("job of {pod}")
 }
 
 impl Shared {
+    /// Where a pod asks for its job, and with what.
+    pub fn url_of(&self, pod: &str) -> String {
+        format!("http://{}:{}/_apis/jobs/{pod}", pod::SERVER_HOST, self.config.pod_http.port())
+    }
+
+    pub fn token_of(&self, pod: &str) -> String {
+        (self.config.run_token)(&token_of(pod))
+    }
+
     /// A pod for a job on this image that waits already.
     pub fn claim(&self, image: &str) -> Option<String> {
         *self.last_image.lock().expect("nothing panics under this lock") = Some(image.to_owned());

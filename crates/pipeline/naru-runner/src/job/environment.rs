@@ -279,6 +279,8 @@ impl JobRun<'_> {
     /// speaks to later steps.
     pub(super) fn environment(&self, command: &mut Command, env: &[(String, String)], files: &Path) {
         let level = self.level();
+        // With it this pod asked for its job.
+        command.env_remove(crate::controller::WAIT_TOKEN);
         command.env("CI", "true");
         for (name, value) in self.env.iter().chain(&level.env).chain(env) {
             command.env(name, value);

@@ -1,5 +1,5 @@
-//! A pod that was started before its job: asks the daemon for it, over one request that is answered when there
-//! is one.
+//! A pod asks the daemon for its job, over one request that is answered when there is one: at once, or later if
+//! the pod was started ahead. What the job holds is on no disk and in no object.
 
 use super::{JobFile, fetch};
 use std::time::Duration;
