@@ -3,7 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// A pod that exists is known to everybody by then.
+const KNOWN_WITHIN: Duration = Duration::from_secs(300);
 
 /// The waiting room. Everything in it is made again after a restart: pods ask again, jobs are offered again.
 pub struct Waiting {
@@ -17,8 +21,8 @@ struct Room {
     asking: HashSet<String>,
     /// Jobs' files by the pod that is to run them.
     offered: HashMap<String, String>,
-    /// Pods that have got their job and must not be given another.
-    taken: HashSet<String>,
+    /// Pods that have got their job and must not be given another, since when.
+    taken: HashMap<String, Instant>,
 }
 
 impl Default for Waiting {
@@ -71,7 +75,7 @@ impl Waiting {
     /// Gives a job to a pod, whether or not it asks already.
     pub(crate) fn offer(&self, pod: &str, file: String) {
         let mut room = self.room();
-        room.taken.insert(pod.to_owned());
+        room.taken.insert(pod.to_owned(), Instant::now());
         room.offered.insert(pod.to_owned(), file);
         drop(room);
         self.tell();
@@ -80,16 +84,16 @@ impl Waiting {
     /// Takes one of the pods that ask out of those that may be given a job.
     pub(crate) fn claim(&self, of: impl Fn(&str) -> bool) -> Option<String> {
         let mut room = self.room();
-        let pod = room.asking.iter().find(|it| !room.taken.contains(*it) && of(it)).cloned()?;
-        room.taken.insert(pod.clone());
+        let pod = room.asking.iter().find(|it| !room.taken.contains_key(*it) && of(it)).cloned()?;
+        room.taken.insert(pod.clone(), Instant::now());
         Some(pod)
     }
 
-    /// Forgets pods that are gone.
+    /// Forgets pods that are gone. Whoever tells may not have heard yet of a pod that was made just now.
     pub(crate) fn keep(&self, exists: impl Fn(&str) -> bool) {
-        let mut room = self.room();
-        room.taken.retain(|it| exists(it));
-        room.offered.retain(|it, _| exists(it));
+        let Room { taken, offered, .. } = &mut *self.room();
+        taken.retain(|it, since| since.elapsed() < KNOWN_WITHIN || exists(it));
+        offered.retain(|it, _| taken.contains_key(it));
     }
 }
 
@@ -103,6 +107,7 @@ mod tests {
         let waiting = Arc::new(Waiting::default());
         assert_eq!(waiting.claim(|_| true), None);
         waiting.offer("early", "job 1".into());
+        waiting.keep(|_| false);
         assert_eq!(waiting.next("early").await, "job 1");
         let asks = tokio::spawn({
             let waiting = waiting.clone();
