@@ -50,7 +50,6 @@ mod start;
 mod sys;
 mod trace;
 
-pub use sys::terminal_size;
 pub use attach::Attachment;
 pub use client::{Error, Exec, ExecConfig, ExecStdio, HelperProgram, Sandbox, Watch};
 pub use config::{
@@ -62,6 +61,7 @@ pub use log::FILES_MAX as LOG_FILES_MAX;
 pub use pressure::{Gauge, Pressure};
 pub use rootfs::{remove_mount_stubs, with_mounted_root};
 pub use spec::{CAPABILITIES_ALL, CAPABILITIES_DEFAULT};
+pub use sys::terminal_size;
 
 /// Small pages for this process and the helpers that it starts. The allocator asks for huge ones, which
 /// trade memory for speed: measured on the idle daemon, 37 MiB against 10. Containers get the machine's
