@@ -2,6 +2,7 @@
 //!
 //! What is held here is handles; everything that must not be lost is in the data directory.
 
+mod beside;
 pub mod dev;
 mod http;
 mod images;
@@ -21,6 +22,7 @@ use naru_image::{HostImageConfig, ImageStore};
 use naru_node::Node;
 use naru_objects::{NAMESPACE, crds, kinds};
 use naru_registry::Registry;
+use naru_runner::controller::beside::Beside;
 use naru_source::Source;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -206,12 +208,19 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     };
     let (keeper, keeping) = Keeper::start(builder.clone(), client.clone(), keeper_config, shutdown.clone());
     let tidying = job_api.tidy();
+    let launch = naru_runner::launch::of(&exe)
+        .context(|| format!("cannot tell what {} needs to start", exe.display()))?;
     let waiting = Arc::new(naru_runner::warm::Waiting::default());
     let run_tokens = tokens.clone();
     let run_token: Arc<dyn Fn(&str) -> String + Send + Sync> = Arc::new(move |it| run_tokens.for_reading(it));
     let router = http::router(http::Parts {
         waiting: waiting.clone(),
         run_token: run_token.clone(),
+        beside: Arc::new(Beside {
+            client: client.clone(),
+            namespace: NAMESPACE.into(),
+            launch: launch.clone(),
+        }),
         keeper,
         git: git.clone(),
         registry,
@@ -274,8 +283,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
             warm_pods: args.warm_pods,
             waiting,
             runners: runners(args)?,
-            launch: naru_runner::launch::of(&exe)
-                .context(|| format!("cannot tell what {} needs to start", exe.display()))?,
+            launch,
         },
     ));
     stages.extend(naru_rollout::start(

@@ -63,6 +63,16 @@ pub fn of(program: &Path) -> Result<Launch> {
     Ok(Launch { mounts, command: command.to_vec() })
 }
 
+/// The words that start our program once more in this pod, whatever its image.
+pub fn again() -> Vec<String> {
+    let loader = format!("{DIRECTORY}/ld.so");
+    if Path::new(&loader).exists() {
+        return vec![loader, "--library-path".into(), DIRECTORY.into(), format!("{DIRECTORY}/naru")];
+    }
+    let own = std::env::current_exe().unwrap_or_else(|_| format!("{DIRECTORY}/naru").into());
+    vec![own.display().to_string()]
+}
+
 /// The loader that a program names (`PT_INTERP`), from its ELF header.
 fn interpreter(program: &Path) -> Result<Option<PathBuf>> {
     /// The headers are at the start; no program has more of them than fit.

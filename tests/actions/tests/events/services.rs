@@ -26,6 +26,40 @@ jobs:
           echo \"I am $WHERE\"
           test ! -e /bin/bash
         shell: sh
+  docker-actions:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - run: echo of-the-job > here
+      - id: greet
+        uses: ./greet
+        with: {who: ann}
+      - uses: docker://web:1
+        with: {entrypoint: /bin/cat, args: here greet/action.yml}
+      - run: echo \"the action said ${{ steps.greet.outputs.said }}\"
+      - uses: ./built
+        with: {args: one 'two words'}
+      - uses: docker://web:1
+        continue-on-error: true
+        with: {entrypoint: /bin/sh, args: -c 'exit 7'}
+";
+
+const GREET: &str = "name: greet
+inputs: {who: {default: nobody}}
+runs:
+  using: docker
+  image: docker://web:1
+  entrypoint: /bin/sh
+  args:
+    - -c
+    - |
+      echo \"hello ${{ inputs.who }} in $PWD\"; cat here; test ! -e /bin/bash
+      echo \"said=$INPUT_WHO\" >> $GITHUB_OUTPUT
+";
+
+const BUILT: &str = "name: built
+inputs: {args: {}}
+runs: {using: docker, image: Dockerfile}
 ";
 
 /// A server whose page comes a moment after its start: busybox alone, no C library.
@@ -51,11 +85,28 @@ fn services_are_up_before_the_steps_and_a_job_runs_in_any_image() {
 
     let shop = Repository::empty(&daemon, "shop");
     shop.write(".github/workflows/ci.yml", CI);
+    shop.write("greet/action.yml", GREET);
+    shop.write("built/action.yml", BUILT);
+    shop.write("built/own", "of its own image\n");
+    let dockerfile =
+        "FROM web:1\nCOPY own /own\nENTRYPOINT [\"/bin/sh\", \"-c\", \"cat /own; echo $# $2\", \"sh\"]\n";
+    shop.write("built/Dockerfile", dockerfile);
     shop.commit("workflows");
     shop.push();
     let run = ended(&daemon, "shop-main-1");
     let shown = logs(&daemon, &run);
     assert_eq!(run["status"]["phase"], "Succeeded", "{shown}\n{run:#}");
     assert!(shown.contains("I am inside"), "{shown}");
+    for line in [
+        "hello ann in /github/workspace",
+        "of-the-job",
+        "using: docker",
+        "the action said ann",
+        "of its own image",
+        "2 two words",
+        "failed with 7",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
     daemon.destroy();
 }

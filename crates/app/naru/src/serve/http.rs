@@ -10,6 +10,7 @@ use naru_builder::{BuildLogs, Builder, DiskReport, Keeper};
 use naru_gateway::Gateway;
 use naru_node::Node;
 use naru_registry::Registry;
+use naru_runner::controller::beside::Beside;
 use naru_runner::controller::waiting_token_of;
 use naru_runner::warm::Waiting;
 use std::fmt::Write;
@@ -29,6 +30,8 @@ pub struct Parts {
     /// Where pods that were started ahead ask for their jobs, and what their tokens are the keyed hash of.
     pub waiting: Arc<Waiting>,
     pub run_token: Arc<dyn Fn(&str) -> String + Send + Sync>,
+    /// Starts containers beside jobs.
+    pub beside: Arc<Beside>,
     pub gateway: Gateway,
     pub node: Node,
     pub builds: BuildLogs,
@@ -43,13 +46,19 @@ pub fn router(parts: Parts) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
         .with_state((parts.gateway, parts.node))
-        .merge(builds(parts.builds, parts.token.clone()))
-        .merge(super::images::router(parts.builder, parts.token.clone()))
+        .merge(builds(parts.builds.clone(), parts.token.clone()))
+        .merge(super::images::router(parts.builder.clone(), parts.token.clone()))
         .merge(Router::new().route("/disk", get(disk).post(tidy)).with_state((parts.keeper, parts.token)))
         .nest("/git", naru_git::router(parts.git.clone()))
         .nest(&format!("/{}", parts.owner), naru_git::router(parts.git))
         .merge(parts.hooks)
         .merge(parts.job_api.router())
+        .merge(super::beside::router(super::beside::Parts {
+            beside: parts.beside,
+            builder: parts.builder,
+            builds: parts.builds,
+            run_token: parts.run_token.clone(),
+        }))
         .merge(
             Router::new()
                 .route("/_apis/jobs/{pod}", get(next_job))

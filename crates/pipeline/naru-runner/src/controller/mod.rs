@@ -3,6 +3,7 @@
 //! One task per run. It holds nothing that is not in the objects: the plan is read again from the commit,
 //! how far a job is comes from its pod's log. So a daemon that was killed takes every run up again.
 
+pub mod beside;
 mod contexts;
 mod driver;
 mod environments;

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+/// The volume that all steps share.
+pub const WORKSPACE_VOLUME: &str = "workspace";
+
 /// The container that runs the steps.
 pub const JOB_CONTAINER: &str = "job";
 

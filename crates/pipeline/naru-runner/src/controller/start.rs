@@ -237,7 +237,12 @@ impl Driver {
     }
 
     fn offer(&self, pod: &str, file: JobFile) {
-        let file = JobFile { nonce: self.nonce(pod), ..file };
+        let file = JobFile {
+            nonce: self.nonce(pod),
+            beside_url: self.shared.url_of(pod),
+            beside_token: self.shared.token_of(pod),
+            ..file
+        };
         let text = serde_json::to_string(&file).expect("a job file always serialises");
         self.shared.waiting.offer(pod, text);
     }

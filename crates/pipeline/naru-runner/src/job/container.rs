@@ -2,10 +2,11 @@
 //! (`docker`, `podman`, or ours under that name). Mounts, paths and variables inside are those of GitHub's page
 //! "Dockerfile support for GitHub Actions".
 //!
-//! A job's pod has no such program and no right to start containers, so there a Docker action fails with that
-//! reason.
+//! A job's pod has no such program and no right to start containers: there the daemon starts one beside it
+//! ([`super::beside`]), and builds the image of an action that brings a Dockerfile.
 
 use super::actions::Stage;
+use super::beside::{Build, Question, Request, Start};
 use super::packages::Loaded;
 use super::{FAILED, JobRun, StepEnd};
 use crate::controller::words;
@@ -49,11 +50,15 @@ impl JobRun<'_> {
         else {
             unreachable!("asked for with a container only")
         };
-        let Some(program) = PROGRAMS.iter().find(|it| self.has_program(it, env)) else {
-            let message = "a Docker action needs `docker` or `podman` where the job runs, and a job's pod has neither; \
-                           use a JavaScript or composite action, or the program itself in `run`";
-            self.log.remark("error", message);
-            return FAILED;
+        let program = match PROGRAMS.iter().find(|it| self.has_program(it, env)) {
+            // A pod's image may hold the program; whom it would talk to is not there.
+            _ if !self.file.beside_url.is_empty() => None,
+            Some(program) => Some(*program),
+            None => {
+                let message = "a Docker action needs `docker` or `podman` here; neither is in PATH";
+                self.log.remark("error", message);
+                return FAILED;
+            }
         };
         let prepared = self.prepare_container(inputs, args, more);
         let (given, own_env) = match prepared {
@@ -63,12 +68,17 @@ impl JobRun<'_> {
                 return FAILED;
             }
         };
-        let image = match image.strip_prefix("docker://") {
-            Some(image) => image.to_owned(),
-            None => match self.build_image(program, &loaded.directory.join(image)).await {
+        let mut build = None;
+        let image = match (image.strip_prefix("docker://"), program) {
+            (Some(image), _) => image.to_owned(),
+            (None, Some(program)) => match self.build_image(program, &loaded.directory.join(image)).await {
                 Ok(image) => image,
                 Err(end) => return end,
             },
+            (None, None) => {
+                build = Some(Build { directory: loaded.directory.clone(), dockerfile: image.clone() });
+                String::new()
+            }
         };
         let input = |name: &str| {
             let found = inputs.iter().find(|(it, _)| it.eq_ignore_ascii_case(name));
@@ -101,14 +111,22 @@ impl JobRun<'_> {
             self.log.say(&format!("error: cannot make {}: {error}", home.display()));
             return FAILED;
         }
-        let mounts = [
+        let mut mounts = vec![
             (home, HOME),
             (self.places.temp.join("_github_workflow"), EVENT),
             (directory.path().to_owned(), FILES),
             (self.places.workspace.clone(), WORKSPACE),
         ];
+        if program.is_none() {
+            // The pod's volume as a whole stands at both places; links in it make the names.
+            mounts.remove(2);
+            if let Err(error) = self.links(&mounts) {
+                self.log.say(&format!("error: {error}"));
+                return FAILED;
+            }
+        }
         // What the step would find in its environment, with the paths as they are inside.
-        let mut inside = Command::new(program);
+        let mut inside = Command::new(program.unwrap_or(PROGRAMS[0]));
         self.environment(&mut inside, env, directory.path());
         for (name, value) in inputs {
             inside.env(super::script::input_variable(name), value.as_str().unwrap_or_default());
@@ -127,6 +145,17 @@ impl JobRun<'_> {
             .get_envs()
             .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), translated(value?, &mounts))))
             .collect();
+        let Some(program) = program else {
+            let start = Start {
+                entrypoint,
+                args: given,
+                env: variables,
+                directory: WORKSPACE.into(),
+                stop: directory.path().join("stop"),
+            };
+            let end = self.run_beside(image, build, start, directory.path()).await;
+            return self.heard(at, step, directory.path(), end);
+        };
         let name = directory.path().file_name().map(|it| format!("naru-{}", it.to_string_lossy()));
         let name = name.unwrap_or_default().replace('.', "-");
         let mut command = Command::new(program);
@@ -160,6 +189,48 @@ impl JobRun<'_> {
         self.heard(at, step, directory.path(), end)
     }
 
+    /// Has the daemon start a container beside this pod; its output is that of the client which asks.
+    async fn run_beside(
+        &mut self,
+        image: String,
+        build: Option<Build>,
+        start: Start,
+        directory: &Path,
+    ) -> StepEnd {
+        let question = Question {
+            url: self.file.beside_url.clone(),
+            token: self.file.beside_token.clone(),
+            stop: start.stop.clone(),
+            build,
+            request: Request { image, start: directory.join("start.json") },
+        };
+        let written = private(&question.request.start, &start)
+            .and_then(|()| private(&directory.join("question.json"), &question));
+        if let Err(error) = written {
+            self.log.say(&format!("error: cannot leave word for the container: {error}"));
+            return FAILED;
+        }
+        let words = crate::launch::again();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("__beside").arg(directory.join("question.json"));
+        self.execute(command, "naru").await
+    }
+
+    /// `/github/workspace` and its like are links in the volume that both containers have.
+    fn links(&self, mounts: &[(PathBuf, &str)]) -> std::io::Result<()> {
+        let root = self.places.workspace.parent().unwrap_or(Path::new("/"));
+        for (from, to) in mounts {
+            let (Some(name), Ok(target)) = (Path::new(to).file_name(), from.strip_prefix(root)) else {
+                continue;
+            };
+            match std::os::unix::fs::symlink(target, root.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The arguments and variables that the manifest gives, computed over the inputs.
     fn prepare_container(
         &mut self,
@@ -191,6 +262,14 @@ impl JobRun<'_> {
         self.log.say("##[endgroup]");
         if end.outcome == Outcome::Succeeded { Ok(image) } else { Err(end) }
     }
+}
+
+/// A file that nobody else may read.
+fn private(path: &Path, content: &impl serde::Serialize) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(&serde_json::to_vec(content)?)
 }
 
 /// A value with a path outside as the one inside.

@@ -1,7 +1,7 @@
 //! Brings a repository of actions into the job: an archive over HTTP from our own server, unpacked so that no
 //! path of it leaves its directory. Which repositories there are and where they come from, the server knows.
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use std::io::{Read, Seek, Write};
 use std::path::{Component, Path};
@@ -81,6 +81,46 @@ impl Drop for Answer {
 }
 
 async fn get(url: &str, token: &str) -> Result<Answer, Error> {
+    send(hyper::Method::GET, url, token, "text/plain", Vec::new()).await
+}
+
+/// An answer that comes bit by bit.
+pub async fn post(url: &str, token: &str, kind: &str, body: Vec<u8>) -> Result<Pieces, Error> {
+    let answer = send(hyper::Method::POST, url, token, kind, body).await?;
+    Ok(Pieces { url: url.to_owned(), answer })
+}
+
+pub struct Pieces {
+    url: String,
+    answer: Answer,
+}
+
+impl Pieces {
+    /// The next piece; `None` at the end. May be dropped and asked again.
+    pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, Error> {
+        loop {
+            match self.answer.response.body_mut().frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => {
+                    return Err(Error::Connect { url: self.url.clone(), source: error.into() });
+                }
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn send(
+    method: hyper::Method,
+    url: &str,
+    token: &str,
+    kind: &str,
+    body: Vec<u8>,
+) -> Result<Answer, Error> {
     let connect = |source| Error::Connect { url: url.to_owned(), source };
     let rest = url.strip_prefix("http://").ok_or_else(|| Error::Address(url.to_owned()))?;
     let (authority, path) = rest.split_once('/').ok_or_else(|| Error::Address(url.to_owned()))?;
@@ -89,11 +129,14 @@ async fn get(url: &str, token: &str) -> Result<Answer, Error> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|it| connect(it.into()))?;
     let connection = tokio::spawn(connection);
-    let request = hyper::Request::get(format!("/{path}"))
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(format!("/{path}"))
         .header("host", authority)
         .header("authorization", format!("Bearer {token}"))
         .header("user-agent", "naru")
-        .body(Empty::<bytes::Bytes>::new())
+        .header("content-type", kind)
+        .body(Full::new(bytes::Bytes::from(body)))
         .map_err(|_| Error::Address(url.to_owned()))?;
     let response = sender.send_request(request).await.map_err(|it| connect(it.into()))?;
     Ok(Answer { response, connection })

@@ -6,6 +6,7 @@
 //! [`commands`] and [`matchers`] into the [`log`].
 
 mod actions;
+pub mod beside;
 mod checkout;
 mod commands;
 mod container;
@@ -68,6 +69,10 @@ pub struct JobFile {
     pub services: BTreeMap<String, String>,
     /// Ports of services that steps look for under another number: theirs, and that of the service.
     pub forwards: Vec<(u16, u16)>,
+    /// Where the daemon starts containers beside this pod, and with what the job proves itself; empty where it
+    /// has no pod.
+    pub beside_url: String,
+    pub beside_token: String,
     /// Directories with packaged steps, `<owner>/<repository>` or `<owner>/<repository>@<ref>`, asked before
     /// the server.
     pub actions_dirs: Vec<PathBuf>,
@@ -97,6 +102,7 @@ pub async fn run(file: JobFile, image_path: String, out: &mut (dyn Write + Send)
         return 1;
     };
     log.mask.add(&file.checkout_token);
+    log.mask.add(&file.beside_token);
     for (_, secret) in file.contexts.get("secrets").and_then(Value::as_object).into_iter().flatten() {
         log.mask.add(secret.as_str().unwrap_or_default());
     }
