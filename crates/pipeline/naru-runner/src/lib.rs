@@ -11,6 +11,7 @@ pub mod labels;
 pub mod launch;
 pub mod local;
 pub mod protocol;
+pub mod reports;
 pub mod warm;
 
 mod contexts;

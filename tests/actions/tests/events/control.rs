@@ -40,7 +40,10 @@ jobs:
     needs: good
     runs-on: ubuntu-latest
     steps:
-      - run: echo \"good was of ${{ needs.good.outputs.at }}\"; test ${{ github.run_attempt }} = 2
+      - run: |
+          echo \"good was of ${{ needs.good.outputs.at }}\"
+          echo 'ok 1 - adds # time=1500ms'
+          if test ${{ github.run_attempt }} = 2; then echo 'ok 2 - divides'; else echo 'not ok 2 - divides'; exit 1; fi
   last:
     needs: bad
     runs-on: ubuntu-latest
@@ -126,6 +129,11 @@ spec: {repository: shop, name: production, reviewers: [ann]}
     assert_eq!(run["status"]["phase"], "Succeeded", "{run:#}");
     // What went well was taken over.
     assert!(logs(&daemon, &run).contains("good was of attempt 1"), "{}", logs(&daemon, &run));
+
+    // What it said of its tests.
+    let tests = text(&daemon.naru(&["ci", "tests", &flaky]));
+    assert!(tests.contains("bad: 1 passed, 1 failed, 0 skipped\n  x divides"), "{tests}");
+    assert!(tests.contains("1.50 s  adds") && tests.contains("  ~ divides"), "{tests}");
 
     // Somebody ends a run.
     let waiting = dispatch(&daemon, &["shop", "deploy.yml"]);

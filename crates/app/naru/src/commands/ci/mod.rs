@@ -10,6 +10,7 @@ pub mod rerun;
 pub mod run;
 mod screen;
 mod services;
+pub mod tests;
 pub mod why;
 
 use crate::cli::Global;
@@ -30,6 +31,8 @@ pub enum CiCommand {
     List(list::ListArgs),
     /// Why a run and its jobs ran, were skipped, failed or wait: `naru ci why shop-main-3`.
     Why(why::WhyArgs),
+    /// The tests that a run's jobs told of in their output: failed, slow and flaky ones by name.
+    Tests(tests::TestsArgs),
     /// Run a workflow by hand: `naru ci dispatch shop deploy.yml -f target=staging`.
     Dispatch(dispatch::DispatchArgs),
     /// End a run; jobs that clean up get the time for it.
@@ -50,6 +53,7 @@ pub async fn run(global: &Global, command: &CiCommand) -> Result<ExitCode> {
         CiCommand::Expr(args) => expr::run(args),
         CiCommand::List(args) => list::run(global, args).await,
         CiCommand::Why(args) => why::run(global, args).await,
+        CiCommand::Tests(args) => tests::run(global, args).await,
         CiCommand::Dispatch(args) => dispatch::run(global, args).await,
         CiCommand::Cancel(args) => cancel::run(global, args).await,
         CiCommand::Rerun(args) => rerun::run(global, args).await,
