@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// The longest that anything may take before a test gives up. Generous: nothing here measures time.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// By then whatever only had to finish has finished.
+const LEFT_WITHIN: Duration = Duration::from_secs(10);
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// The binary under test, which stands beside the test's own directory.
@@ -117,7 +120,13 @@ impl Daemon {
     /// Stops and removes everything, and checks that nothing is left on the machine.
     pub fn destroy(mut self) {
         self.remove();
-        let left = leftovers(&self.bridge, &self.dir.path().display().to_string());
+        // A program that a killed daemon had just asked (git, say) ends by itself.
+        let began = Instant::now();
+        let mut left = leftovers(&self.bridge, &self.dir.path().display().to_string());
+        while !left.is_empty() && began.elapsed() < LEFT_WITHIN {
+            std::thread::sleep(Duration::from_millis(50));
+            left = leftovers(&self.bridge, &self.dir.path().display().to_string());
+        }
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 

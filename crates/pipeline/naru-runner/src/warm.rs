@@ -89,6 +89,16 @@ impl Waiting {
         Some(pod)
     }
 
+    /// Takes a pod out, so that no job is given to it; false if one was, or may be.
+    pub(crate) fn retire(&self, pod: &str) -> bool {
+        let mut room = self.room();
+        let free = !room.taken.contains_key(pod);
+        if free {
+            room.taken.insert(pod.to_owned(), Instant::now());
+        }
+        free
+    }
+
     /// Forgets pods that are gone. Whoever tells may not have heard yet of a pod that was made just now.
     pub(crate) fn keep(&self, exists: impl Fn(&str) -> bool) {
         let Room { taken, offered, .. } = &mut *self.room();
@@ -120,6 +130,7 @@ mod tests {
             }
         };
         assert_eq!((claimed.as_str(), waiting.claim(|_| true)), ("late", None));
+        assert!(!waiting.retire("late") && waiting.retire("third"));
         waiting.offer("late", "job 2".into());
         assert_eq!(asks.await.unwrap(), "job 2");
     }

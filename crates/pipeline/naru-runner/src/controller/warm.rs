@@ -52,7 +52,9 @@ pub async fn keep(shared: Arc<Shared>) {
 async fn look(shared: &Shared) -> Result<(), naru_client::Error> {
     let config = &shared.config;
     let image = shared.last_image.lock().expect("nothing panics under this lock").clone();
-    let mark = image.as_deref().map(|it| mark(shared, it));
+    // Whatever is there from before may be the right thing.
+    let Some(image) = image else { return Ok(()) };
+    let mark = mark(shared, &image);
     let known = shared.warm.list();
     let (all, runs) = (&shared.pods, &known);
     let exists = |name: &str| {
@@ -63,19 +65,21 @@ async fn look(shared: &Shared) -> Result<(), naru_client::Error> {
     for pod in known.iter() {
         let name = naru_objects::name_of(pod);
         let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-        let right = mark.as_deref() == Some(naru_objects::label_of(pod, labels::WARM));
+        let right = naru_objects::label_of(pod, labels::WARM) == mark;
         if pod["metadata"]["deletionTimestamp"].is_string()
             || !naru_objects::label_of(pod, labels::RUN).is_empty()
         {
             continue;
         }
         if ended || !right || ready >= config.warm_pods {
-            shared.client.delete(&kinds::POD, &config.namespace, name, None).await?;
+            // What is listed here may be a moment old: a job may have got the pod since.
+            if shared.waiting.retire(name) {
+                shared.client.delete(&kinds::POD, &config.namespace, name, None).await?;
+            }
         } else {
             ready += 1;
         }
     }
-    let (Some(image), Some(mark)) = (image, mark) else { return Ok(()) };
     for _ in ready..config.warm_pods {
         let name = format!("{PREFIX}{}", &naru_objects::ChangeId::mint().as_str()[2..]);
         let (url, token) = (shared.url_of(&name), shared.token_of(&name));
