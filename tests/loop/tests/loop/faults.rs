@@ -8,6 +8,11 @@ use std::time::Duration;
 /// Kills in one run of this test; each is at another moment of a push.
 const SEEDS: u64 = 20;
 
+/// `NARU_SEEDS` asks for more.
+fn seeds() -> u64 {
+    std::env::var("NARU_SEEDS").ok().and_then(|it| it.parse().ok()).unwrap_or(SEEDS)
+}
+
 /// A small generator of our own, so that a seed means the same moment everywhere.
 fn random(seed: u64) -> u64 {
     let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03;
@@ -31,7 +36,7 @@ fn kill_dash_nine_at_any_moment_loses_nothing_that_was_acknowledged() {
     let page = Repository::page(&daemon);
     page.push();
     let mut known = revision(&daemon);
-    for seed in 0..SEEDS {
+    for seed in 0..seeds() {
         page.write("index.html", &format!("version seed {seed}\n"));
         page.commit(&format!("seed {seed}"));
         let mut push = page
@@ -50,6 +55,12 @@ fn kill_dash_nine_at_any_moment_loses_nothing_that_was_acknowledged() {
         // A push that git refused or never finished is made again, as its user would.
         page.push();
         let head = page.head();
+        let run = daemon.wait_for(&format!("the run of seed {seed}"), "runs", |all| {
+            let run = all.iter().find(|it| it["spec"]["sha"] == head.as_str())?;
+            let phase = run["status"]["phase"].as_str().unwrap_or("Pending");
+            (!matches!(phase, "Pending" | "Running")).then(|| run.clone())
+        });
+        assert_eq!(run["status"]["phase"], "Succeeded", "seed {seed}: {run:#}\n{}", daemon.log());
         let release = daemon.wait_for(&format!("the release of seed {seed}"), "releases", |all| {
             all.iter()
                 .find(|it| it["spec"]["sha"] == head.as_str() && it["status"]["phase"] == "Promoted")
