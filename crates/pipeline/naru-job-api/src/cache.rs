@@ -4,7 +4,7 @@
 
 use crate::blobs::{Blobs, Digest};
 use crate::problem::{Kind, Problem, Result, problem};
-use crate::records::Records;
+use crate::records::{self, Records};
 use jiff::{SignedDuration, Timestamp};
 use naru_token::JobClaims;
 use serde::{Deserialize, Serialize};
@@ -216,13 +216,7 @@ impl Caches {
     }
 
     pub async fn remove(&self, blobs: &Blobs, id: u64) -> Result<()> {
-        let mut records = self.records.lock().await;
-        if let Some(blob) = records.get(id).map(|it| it.blob.clone()) {
-            records.remove(id).map_err(not_written)?;
-            drop(records);
-            blobs.remove(&blob).await;
-        }
-        Ok(())
+        records::forget(&self.records, id, |it| &it.blob, blobs).await.map_err(not_written)
     }
 
     pub async fn tidy(&self, blobs: &Blobs, now: Timestamp) {

@@ -1,11 +1,13 @@
 //! Small facts about large things: one JSON file each, all of them in memory. A file is complete or not
 //! there, and what was acknowledged is on the disk.
 
+use crate::blobs::Blobs;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use tokio::sync::Mutex;
 
 /// The records of one directory, by id. Ids grow, and are never used twice.
 pub struct Records<T> {
@@ -93,6 +95,23 @@ impl<T: Serialize + DeserializeOwned + Clone> Records<T> {
     fn path(&self, id: u64) -> PathBuf {
         self.dir.join(format!("{id}.json"))
     }
+}
+
+/// Removes a record and then the blob that it is of: a blob without a record is garbage, a record without its
+/// blob would be a lie.
+pub async fn forget<T: Serialize + DeserializeOwned + Clone>(
+    records: &Mutex<Records<T>>,
+    id: u64,
+    blob: impl Fn(&T) -> &String,
+    blobs: &Blobs,
+) -> std::io::Result<()> {
+    let mut records = records.lock().await;
+    if let Some(blob) = records.get(id).map(|it| blob(it).clone()) {
+        records.remove(id)?;
+        drop(records);
+        blobs.remove(&blob).await;
+    }
+    Ok(())
 }
 
 /// Writes a file that is complete or not there, and on the disk when this returns.

@@ -1,7 +1,6 @@
-use crate::{dispatch, ended, logs, phase};
-use naru_actions_tests::harness::{Daemon, Repository, naru_binary, text};
-use std::io::Write;
-use std::process::{Command, Stdio};
+use crate::{dispatch, logs, phase};
+use naru_actions_tests::harness::{Daemon, Repository, text};
+use naru_actions_tests::{ended, secret};
 
 const DEPLOY: &str = "on: workflow_dispatch
 jobs:
@@ -49,18 +48,6 @@ jobs:
     runs-on: ubuntu-latest
     steps: [{run: echo the last}]
 ";
-
-fn secret(daemon: &Daemon, args: &[&str], value: &str) {
-    let mut child = Command::new(naru_binary())
-        .args(["--data-dir", &daemon.data_dir().display().to_string(), "secret"])
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(value.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
-}
 
 #[test]
 fn deployments_wait_for_approval_newer_runs_replace_older_ones_and_what_failed_is_done_again() {

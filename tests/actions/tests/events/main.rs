@@ -8,17 +8,9 @@ mod control;
 mod services;
 mod triggers;
 
+use naru_actions_tests::ended;
 use naru_actions_tests::harness::{Daemon, text};
 use serde_json::Value;
-
-/// The run of a name, once it has ended.
-fn ended(daemon: &Daemon, name: &str) -> Value {
-    daemon.wait_for(&format!("the end of run {name}"), "runs", |all| {
-        let run = all.iter().find(|it| it["metadata"]["name"] == name)?;
-        let phase = run["status"]["phase"].as_str().unwrap_or("Pending");
-        (!matches!(phase, "Pending" | "Running")).then(|| run.clone())
-    })
-}
 
 /// The first run with an event, once it has ended.
 fn ended_by(daemon: &Daemon, event: &str) -> Value {

@@ -1,4 +1,5 @@
-use crate::{ended, logs};
+use crate::logs;
+use naru_actions_tests::ended;
 use naru_actions_tests::harness::{Daemon, Repository, busybox, text};
 
 const CI: &str = "on: push

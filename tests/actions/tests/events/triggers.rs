@@ -1,4 +1,5 @@
-use crate::{dispatch, ended, ended_by, logs, phase};
+use crate::{dispatch, ended_by, logs, phase};
+use naru_actions_tests::ended;
 use naru_actions_tests::harness::{Daemon, Repository, text};
 
 const CI: &str = "name: CI

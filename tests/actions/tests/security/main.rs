@@ -2,12 +2,10 @@
 //!
 //! They need root, `cargo build -p naru`, and what `scripts/setup.sh` installs.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
-
 use naru_actions_tests::harness::{Daemon, Repository, naru_binary, text};
+use naru_actions_tests::{ended, secret};
 use serde_json::{Value, json};
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// Looks around as a job may, and says what it found.
 const LOOK: &str = "on: [push, pull_request]
@@ -51,27 +49,8 @@ jobs:
     steps: [{run: echo deployed}]
 ";
 
-fn ended(daemon: &Daemon, name: &str) -> Value {
-    daemon.wait_for(&format!("the end of run {name}"), "runs", |all| {
-        let run = all.iter().find(|it| it["metadata"]["name"] == name)?;
-        let phase = run["status"]["phase"].as_str().unwrap_or("Pending");
-        (!matches!(phase, "Pending" | "Running")).then(|| run.clone())
-    })
-}
-
 fn logs(daemon: &Daemon, name: &str) -> String {
     text(&daemon.naru(&["logs", &format!("run/{name}")]))
-}
-
-fn secret(daemon: &Daemon, name: &str, value: &str) {
-    let mut child = Command::new(naru_binary())
-        .args(["--data-dir", &daemon.data_dir().display().to_string(), "secret", "shop", name])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(value.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
 }
 
 #[test]
@@ -86,7 +65,7 @@ fn a_job_finds_no_more_than_it_was_given_and_a_change_from_outside_is_given_noth
     shop.write("readme", "a shop\n");
     shop.commit("the start");
     shop.push();
-    secret(&daemon, "KEY", "squeamish-ossifrage");
+    secret(&daemon, &["shop", "KEY"], "squeamish-ossifrage");
     shop.write(".github/workflows/look.yml", LOOK);
     shop.write(".github/workflows/deploy.yml", DEPLOY);
     shop.commit("look around");
