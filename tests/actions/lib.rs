@@ -43,3 +43,17 @@ pub fn secret(daemon: &Daemon, args: &[&str], value: &str) {
     child.stdin.take().unwrap().write_all(value.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
 }
+
+/// A program that goes on while the test looks, and ends with what is returned.
+pub fn in_background(mut command: Command) -> Background {
+    Background(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+pub struct Background(std::process::Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -16,6 +16,22 @@ const LEFT_WITHIN: Duration = Duration::from_secs(10);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
+/// How many seeds a test of faults tries: as many as `NARU_SEEDS` says, or its own.
+pub fn seeds(own: u64) -> u64 {
+    std::env::var("NARU_SEEDS").ok().and_then(|it| it.parse().ok()).unwrap_or(own)
+}
+
+/// A small generator of our own, so that a seed means the same moment everywhere.
+pub fn random(seed: u64) -> u64 {
+    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03;
+    for _ in 0..4 {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+    }
+    x
+}
+
 /// The binary under test, which stands beside the test's own directory.
 pub fn naru_binary() -> PathBuf {
     let exe = std::env::current_exe().expect("a test knows its own path");
@@ -85,6 +101,12 @@ impl Daemon {
 
     pub fn http(&self) -> String {
         self.endpoints["http"].as_str().unwrap().to_owned()
+    }
+
+    /// The machine as pods see it.
+    pub fn pod_host(&self) -> String {
+        let subnet = self.args.iter().skip_while(|it| *it != "--subnet").nth(1).unwrap();
+        format!("{}1", subnet.split_once("0/").unwrap().0)
     }
 
     pub fn log(&self) -> String {

@@ -28,7 +28,8 @@ pub use release::{
     Release, ReleasePhase, ReleaseSpec, ReleaseStatus, ServiceRollout, Strategy, Verdict, VerdictOutcome,
 };
 pub use run::{
-    Again, Diagnostic, GroupPlace, JobPhase, JobStatus, Run, RunPhase, RunSpec, RunStatus, StepStatus,
+    Again, Diagnostic, GroupPlace, JobPhase, JobStatus, LostPod, Run, RunPhase, RunSpec, RunStatus,
+    StepStatus,
 };
 pub use workflow::{Workflow, WorkflowSchedule, WorkflowSpec, WorkflowStatus};
 

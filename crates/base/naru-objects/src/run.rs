@@ -193,6 +193,12 @@ pub struct JobStatus {
     pub url: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub pod: String,
+    /// Where the pod runs.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub node: String,
+    /// The pods that had the job before and were lost with their nodes. Whatever comes of them counts for nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostPod>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -208,6 +214,24 @@ pub struct JobStatus {
     /// What steps remarked about files (`::error file=...`), the first hundred.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub annotations: Vec<Diagnostic>,
+}
+
+impl JobStatus {
+    /// Counts the pods that the job was given to, from 1.
+    pub fn attempt(&self) -> u32 {
+        u32::try_from(self.lost.len()).map_or(u32::MAX, |it| it.saturating_add(1))
+    }
+}
+
+/// A pod that was lost with its node, and its job taken back.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LostPod {
+    pub pod: String,
+    pub node: String,
+    /// When that was noticed.
+    pub at: String,
+    pub why: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -39,6 +39,10 @@ pub struct JobClaims {
     pub run_uid: String,
     /// The job's key in the run's status.
     pub job: String,
+    /// Which of the pods that the job was given to: from 1, and 1 if it does not say. A job whose node was lost is
+    /// given to another pod, and from then on the tokens of the one before open nothing.
+    #[serde(skip_serializing_if = "is_first")]
+    pub attempt: u32,
     /// Scope (`contents`, `actions`, `id-token`, ...) to `read` or `write`; what is not named is not allowed.
     pub permissions: BTreeMap<String, String>,
     /// The change comes from somebody who may not write to the repository.
@@ -76,6 +80,11 @@ pub struct Identity {
     pub environment: String,
     pub run_number: String,
     pub run_attempt: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_first(attempt: &u32) -> bool {
+    *attempt <= 1
 }
 
 impl Identity {

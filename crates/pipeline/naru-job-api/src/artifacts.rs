@@ -30,6 +30,9 @@ pub struct Artifact {
     pub run: String,
     pub run_uid: String,
     pub job: String,
+    /// Which of the pods that the job was given to.
+    #[serde(default)]
+    pub attempt: u32,
     pub name: String,
     pub media_type: String,
     pub blob: String,
@@ -84,7 +87,9 @@ impl Artifacts {
         let claims = &job.claims;
         let mut records = self.records.lock().await;
         let of_run = || records.iter().filter(|(_, it)| it.run_uid == claims.run_uid);
-        if of_run().any(|(_, it)| it.ended.is_some() && it.name == new.name) {
+        // What came of a pod that was lost with its node counts for nothing.
+        let is_lost = |it: &Artifact| it.job == claims.job && it.attempt.max(1) < claims.attempt.max(1);
+        if of_run().any(|(_, it)| it.ended.is_some() && it.name == new.name && !is_lost(it)) {
             return Err(exists(&new.name));
         }
         if of_run().filter(|(_, it)| it.job == claims.job).count() >= PER_JOB_MAX {
@@ -100,6 +105,7 @@ impl Artifacts {
             run: claims.run.clone(),
             run_uid: claims.run_uid.clone(),
             job: claims.job.clone(),
+            attempt: claims.attempt,
             name: new.name,
             media_type: new.media_type,
             blob: blobs.create()?,

@@ -86,6 +86,12 @@ impl Inner {
         let Some(run) = self.run(&claims.run).await?.filter(|it| it.metadata.uid == claims.run_uid) else {
             return Err(problem(Kind::Unauthenticated, "the run of this token is gone"));
         };
+        if is_fenced(&run, &claims.job, claims.attempt) {
+            return Err(problem(
+                Kind::Unauthenticated,
+                "the job of this token was given to another pod, because the node of this one was lost",
+            ));
+        }
         if has_ended(&run, &claims.job) {
             return Err(problem(
                 Kind::Unauthenticated,
@@ -132,6 +138,11 @@ impl Inner {
             .transpose()
             .map_err(|it| Problem::internal("the run cannot be understood", &it))
     }
+}
+
+/// Whether the job was given to another pod since.
+fn is_fenced(run: &Run, job: &str, attempt: u32) -> bool {
+    run.status.jobs.iter().find(|it| it.key == job).is_some_and(|it| it.attempt() != attempt.max(1))
 }
 
 fn has_ended(run: &Run, job: &str) -> bool {

@@ -328,6 +328,50 @@ async fn names_that_are_no_file_names_are_refused() {
 }
 
 #[tokio::test]
+async fn a_pod_of_a_lost_node_is_refused_and_what_it_left_is_replaced() {
+    let it = Fixture::new();
+    let first = it.claims("shop-1");
+    let upload = async |claims: &JobClaims, text: &str| {
+        let created = it.create(claims, "dist").await;
+        assert_eq!(created.status, StatusCode::OK, "{}", created.text());
+        it.put(created.json()["signed_upload_url"].as_str().unwrap(), "", text).await;
+        let ended = it.finalize(claims, "dist", json!({"size": text.len().to_string()})).await;
+        assert_eq!(ended.json()["ok"], true);
+    };
+    upload(&first, "of the first").await;
+    it.runs.0.lock().unwrap().get_mut("shop-1").unwrap()["status"]["jobs"][0]["lost"] =
+        json!([{"pod": "shop-1-ci-a", "node": "n", "at": "", "why": "the node `n` is gone"}]);
+    let second = JobClaims { attempt: 2, ..first.clone() };
+    for (method, message) in [
+        ("ListArtifacts", json!({})),
+        ("CreateArtifact", json!({"name": "late", "version": 4})),
+        ("FinalizeArtifact", json!({"name": "dist", "size": "1"})),
+        ("GetCacheEntryDownloadURL", json!({"key": "k", "version": "v"})),
+        ("CreateCacheEntry", json!({"key": "k", "version": "v"})),
+    ] {
+        let refused = it.twirp(&first, method, message).await;
+        assert_eq!(refused.status, StatusCode::UNAUTHORIZED, "{method}");
+        assert!(refused.text().contains("was given to another pod"), "{method}: {}", refused.text());
+    }
+    let token = it.key.mint(&first);
+    for path in
+        ["/_apis/oidc/token", "/api/v3/repos/acme/shop", "/_apis/artifactcache/cache?keys=k&version=v"]
+    {
+        assert_eq!(
+            it.send(Method::GET, path, &token, &[], "").await.status,
+            StatusCode::UNAUTHORIZED,
+            "{path}"
+        );
+    }
+    assert!(
+        it.services.claims(&token).await.unwrap_err().contains("another pod"),
+        "so git refuses it as well"
+    );
+    upload(&second, "of the second").await;
+    assert_eq!(it.artifacts(&second).await[0]["size"], "13");
+}
+
+#[tokio::test]
 async fn a_token_opens_nothing_once_its_job_has_ended() {
     let it = Fixture::new();
     let claims = it.claims("shop-1");

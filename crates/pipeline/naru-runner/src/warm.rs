@@ -23,6 +23,8 @@ struct Room {
     offered: HashMap<String, String>,
     /// Pods that have got their job and must not be given another, since when.
     taken: HashMap<String, Instant>,
+    /// Pods whose nodes were lost and whose jobs others have. As many as nodes were lost under jobs.
+    fenced: HashSet<String>,
 }
 
 impl Default for Waiting {
@@ -53,18 +55,22 @@ impl Waiting {
         self.changed.send_modify(|it| *it += 1);
     }
 
-    /// Waits for the job of a pod.
-    pub async fn next(&self, pod: &str) -> String {
+    /// Waits for the job of a pod. `None`: it gets none any more, because its node was lost for a while.
+    pub async fn next(&self, pod: &str) -> Option<String> {
         let mut changes = self.changed.subscribe();
         let question = Question { waiting: self, pod };
         self.room().asking.insert(pod.to_owned());
         self.tell();
         loop {
+            if self.is_fenced(pod) {
+                drop(question);
+                return None;
+            }
             // The lock must be free again before the question ends.
             let offered = self.room().offered.remove(pod);
             if let Some(file) = offered {
                 drop(question);
-                return file;
+                return Some(file);
             }
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -81,10 +87,28 @@ impl Waiting {
         self.tell();
     }
 
+    /// Gives a pod no job any more: what it had is another's.
+    pub(crate) fn fence(&self, pod: &str) {
+        let mut room = self.room();
+        room.fenced.insert(pod.to_owned());
+        room.taken.insert(pod.to_owned(), Instant::now());
+        room.offered.remove(pod);
+        drop(room);
+        self.tell();
+    }
+
+    pub fn is_fenced(&self, pod: &str) -> bool {
+        self.room().fenced.contains(pod)
+    }
+
     /// Takes one of the pods that ask out of those that may be given a job.
     pub(crate) fn claim(&self, of: impl Fn(&str) -> bool) -> Option<String> {
         let mut room = self.room();
-        let pod = room.asking.iter().find(|it| !room.taken.contains_key(*it) && of(it)).cloned()?;
+        let pod = room
+            .asking
+            .iter()
+            .find(|it| !room.taken.contains_key(*it) && !room.fenced.contains(*it) && of(it))
+            .cloned()?;
         room.taken.insert(pod.clone(), Instant::now());
         Some(pod)
     }
@@ -118,7 +142,7 @@ mod tests {
         assert_eq!(waiting.claim(|_| true), None);
         waiting.offer("early", "job 1".into());
         waiting.keep(|_| false);
-        assert_eq!(waiting.next("early").await, "job 1");
+        assert_eq!(waiting.next("early").await.as_deref(), Some("job 1"));
         let asks = tokio::spawn({
             let waiting = waiting.clone();
             async move { waiting.next("late").await }
@@ -132,6 +156,15 @@ mod tests {
         assert_eq!((claimed.as_str(), waiting.claim(|_| true)), ("late", None));
         assert!(!waiting.retire("late") && waiting.retire("third"));
         waiting.offer("late", "job 2".into());
-        assert_eq!(asks.await.unwrap(), "job 2");
+        assert_eq!(asks.await.unwrap().as_deref(), Some("job 2"));
+    }
+
+    #[tokio::test]
+    async fn a_pod_of_a_lost_node_gets_nothing_any_more() {
+        let waiting = Arc::new(Waiting::default());
+        waiting.offer("old", "job 1".into());
+        waiting.fence("old");
+        assert_eq!(waiting.next("old").await, None);
+        assert!(waiting.is_fenced("old") && !waiting.is_fenced("new") && !waiting.retire("old"));
     }
 }

@@ -1,28 +1,12 @@
 //! kill -9 and a full disk.
 
-use crate::harness::{Daemon, Repository, leftovers, text};
+use crate::harness::{Daemon, Repository, leftovers, random, seeds, text};
 use serde_json::Value;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Kills in one run of this test; each is at another moment of a push.
 const SEEDS: u64 = 20;
-
-/// `NARU_SEEDS` asks for more.
-fn seeds() -> u64 {
-    std::env::var("NARU_SEEDS").ok().and_then(|it| it.parse().ok()).unwrap_or(SEEDS)
-}
-
-/// A small generator of our own, so that a seed means the same moment everywhere.
-fn random(seed: u64) -> u64 {
-    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03;
-    for _ in 0..4 {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-    }
-    x
-}
 
 fn revision(daemon: &Daemon) -> u64 {
     let list: Value =
@@ -36,7 +20,7 @@ fn kill_dash_nine_at_any_moment_loses_nothing_that_was_acknowledged() {
     let page = Repository::page(&daemon);
     page.push();
     let mut known = revision(&daemon);
-    for seed in 0..seeds() {
+    for seed in 0..seeds(SEEDS) {
         page.write("index.html", &format!("version seed {seed}\n"));
         page.commit(&format!("seed {seed}"));
         let mut push = page

@@ -1,7 +1,7 @@
 //! What a job asks for beside itself: a container in its own pod, and the image for one. Pipeline starts it,
 //! package builds it; whoever asks proves that it is the pod.
 
-use super::http::knows;
+use super::http::{FENCED, knows};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -14,6 +14,7 @@ use naru_objects::{ImageSpec, NAMESPACE, Upload};
 use naru_runner::controller::beside::{Beside, Image};
 use naru_runner::controller::waiting_token_of;
 use naru_runner::job::beside::{Request, Said};
+use naru_runner::warm::Waiting;
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub struct Parts {
     pub beside: Arc<Beside>,
     pub builder: Builder,
     pub builds: BuildLogs,
+    pub waiting: Arc<Waiting>,
     pub run_token: Arc<dyn Fn(&str) -> String + Send + Sync>,
 }
 
@@ -39,8 +41,11 @@ pub fn router(parts: Parts) -> Router {
 impl Parts {
     fn refused(&self, pod: &str, headers: &http::HeaderMap) -> Option<Response> {
         let token = (self.run_token)(&waiting_token_of(pod));
-        let refusal = (http::StatusCode::FORBIDDEN, "this is not the token of that pod\n");
-        (!knows(&token, headers)).then(|| refusal.into_response())
+        if !knows(&token, headers) {
+            let refusal = (http::StatusCode::FORBIDDEN, "this is not the token of that pod\n");
+            return Some(refusal.into_response());
+        }
+        self.waiting.is_fenced(pod).then(|| (http::StatusCode::GONE, FENCED).into_response())
     }
 }
 

@@ -57,6 +57,7 @@ pub fn router(parts: Parts) -> Router {
             beside: parts.beside,
             builder: parts.builder,
             builds: parts.builds,
+            waiting: parts.waiting.clone(),
             run_token: parts.run_token.clone(),
         }))
         .merge(
@@ -66,6 +67,9 @@ pub fn router(parts: Parts) -> Router {
         )
         .merge(parts.registry.router())
 }
+
+/// What a pod is told that was lost with its node and comes back.
+pub(super) const FENCED: &str = "the job of this pod was given to another, because its node was lost\n";
 
 /// A pod's question is answered so late at the latest: both learn then that the other is there.
 const QUESTION: Duration = Duration::from_secs(50);
@@ -79,7 +83,8 @@ async fn next_job(
         return (http::StatusCode::FORBIDDEN, "this is not the token of that pod\n").into_response();
     }
     match tokio::time::timeout(QUESTION, waiting.next(&pod)).await {
-        Ok(file) => file.into_response(),
+        Ok(Some(file)) => file.into_response(),
+        Ok(None) => (http::StatusCode::GONE, FENCED).into_response(),
         Err(_) => http::StatusCode::NO_CONTENT.into_response(),
     }
 }

@@ -3,15 +3,14 @@
 use super::contexts::{self, Place, RunContexts, view_of};
 use super::environments;
 use super::follow::{Followed, Report, now};
-use super::groups::{Member, Standing};
-use super::plans::{self, Planned, pending, unique_keys};
+use super::groups::Standing;
+use super::places::Placing;
+use super::plans::{self, Planned, pending};
 use super::pod;
 use super::{Config, STATUS_EVERY, Shared, TAKE_UP_PAUSE};
 use naru_client::{Cache, Client, EventKind};
-use naru_objects::{
-    GroupPlace, JobPhase, JobStatus, Run, RunPhase, RunStatus, annotations, dns_label, kinds,
-};
-use naru_plan::{Concurrency, EvaluateError, JOBS_MAX, Job, JobState, JobView, Next, plan_next};
+use naru_objects::{JobPhase, JobStatus, Run, RunPhase, RunStatus, annotations, kinds};
+use naru_plan::{Job, JobView, Next, plan_next};
 use naru_plan_dialects::Trigger;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -244,6 +243,7 @@ impl Driver {
         let mut runs = self.shared.runs.changes();
         let mut groups = self.shared.groups.changes();
         let mut written = tokio::time::Instant::now();
+        self.fence_lost();
         self.offer_again().await?;
         loop {
             self.look_at_wishes();
@@ -251,6 +251,10 @@ impl Driver {
                 self.advance(at).await?;
             }
             self.observe(&reports_in, &mut followed);
+            let missing = self.missing();
+            if !missing.is_empty() {
+                self.settle_missing(missing, &mut followed).await?;
+            }
             if self.status.jobs.iter().all(|it| it.phase.is_final()) {
                 break;
             }
@@ -273,6 +277,7 @@ impl Driver {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
+        self.remove_strays().await?;
         let of = |phase| self.status.jobs.iter().filter(|it| it.phase == phase).count();
         let all = self.status.jobs.len();
         let failed = self.plans.iter().flat_map(|it| it.keys.iter().zip(&it.plan.jobs)).any(|(key, job)| {
@@ -444,7 +449,12 @@ impl Driver {
     }
 
     /// Stops a job: one that has begun gets the time to clean up and keeps its log.
-    async fn cancel(&mut self, at: usize, index: usize, why: &str) -> Result<Acted, naru_client::Error> {
+    pub(super) async fn cancel(
+        &mut self,
+        at: usize,
+        index: usize,
+        why: &str,
+    ) -> Result<Acted, naru_client::Error> {
         let job = self.job_mut(at, index);
         if !job.stopping.is_empty() {
             return Ok(Acted::Waits);
@@ -468,166 +478,6 @@ impl Driver {
         }
         self.write().await?;
         Ok(Acted::Waits)
-    }
-
-    /// The jobs behind a call or behind a job whose matrix was not known.
-    fn expand(&mut self, at: usize, index: usize) -> Result<(), EvaluateError> {
-        let planned = &self.plans[at];
-        let views = self.views(planned);
-        let job = planned.plan.jobs[index].clone();
-        let contexts = Value::Object(self.contexts_of(planned, &job, &views));
-        let jobs = planned.dialect.evaluator.expand(&job, &contexts)?;
-        if self.status.jobs.len() + jobs.len() > JOBS_MAX {
-            let message = format!("with its {} jobs the run would have more than {JOBS_MAX}", jobs.len());
-            return Err(EvaluateError { message, offset: 0 });
-        }
-        let own = planned.keys[index].clone();
-        let mut taken: BTreeSet<String> = self.status.jobs.iter().map(|it| dns_label(&it.key, 63)).collect();
-        let is_call = job.call.is_some() && job.deferred.is_none();
-        if !is_call {
-            taken.remove(&dns_label(&own, 63));
-        }
-        let keys = unique_keys(&planned.prefix, &jobs, &mut taken);
-        let statuses: Vec<JobStatus> =
-            keys.iter().zip(&jobs).map(|(key, job)| pending(key, job, &own)).collect();
-        let place = self.status.jobs.iter().position(|it| it.key == own);
-        let planned = &mut self.plans[at];
-        if is_call {
-            if let Some(call) = &mut planned.plan.jobs[index].call {
-                call.expanded = true;
-            }
-            planned.plan.jobs.splice(index + 1..index + 1, jobs);
-            planned.keys.splice(index + 1..index + 1, keys);
-            if let Some(place) = place {
-                let call = &mut self.status.jobs[place];
-                call.phase = JobPhase::Running;
-                call.started_at = now();
-                self.status.jobs.splice(place + 1..place + 1, statuses);
-            }
-        } else {
-            planned.plan.jobs.splice(index..=index, jobs);
-            planned.keys.splice(index..=index, keys);
-            if let Some(place) = place {
-                self.status.jobs.splice(place..=place, statuses);
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends a call whose jobs have ended, with its outputs.
-    fn finish(&mut self, at: usize, index: usize, state: JobState) -> Acted {
-        let planned = &self.plans[at];
-        let views = self.views(planned);
-        let job = &planned.plan.jobs[index];
-        let mut contexts = self.contexts_of(planned, job, &views);
-        let inner = planned.plan.jobs.iter().filter(|it| it.scope == job.key);
-        let ids: BTreeSet<&str> = inner.clone().map(|it| it.id.as_str()).collect();
-        let jobs: Map<String, Value> = ids
-            .into_iter()
-            .map(|id| {
-                let all = &planned.plan.jobs;
-                let result = naru_plan::result_of(&job.key, id, all, &views);
-                let outputs = naru_plan::outputs_of(&job.key, id, all, &views);
-                (id.to_owned(), json!({"result": result, "outputs": outputs}))
-            })
-            .collect();
-        contexts.insert("jobs".into(), Value::Object(jobs));
-        if let Some(first) = inner.clone().next() {
-            contexts.insert("inputs".into(), json!(first.inputs));
-        }
-        let contexts = Value::Object(contexts);
-        let mut outputs = BTreeMap::new();
-        let mut broken = None;
-        for (name, text) in job.call.iter().flat_map(|it| &it.outputs) {
-            match planned.dialect.evaluator.text(text, &contexts) {
-                Ok(value) => {
-                    outputs.insert(name.clone(), value);
-                }
-                Err(error) => broken = Some(format!("the output `{name}`: {error}")),
-            }
-        }
-        let phase = match state {
-            _ if broken.is_some() => JobPhase::Failed,
-            JobState::Failed => JobPhase::Failed,
-            JobState::Cancelled => JobPhase::Cancelled,
-            JobState::Skipped => JobPhase::Skipped,
-            _ => JobPhase::Succeeded,
-        };
-        self.job_mut(at, index).outputs = outputs;
-        self.close(at, index, phase, &broken.unwrap_or_default());
-        Acted::Moved
-    }
-
-    /// Asks for the place in a concurrency group, and writes it down before anybody acts on it.
-    pub(super) async fn place(
-        &mut self,
-        concurrency: &Concurrency,
-        at: usize,
-        contexts: &Value,
-        member: &str,
-    ) -> Result<Standing, Placing> {
-        let evaluator = self.plans[at].dialect.evaluator;
-        let group = evaluator.text(&concurrency.group, contexts).map_err(Placing::Text)?;
-        let cancel = evaluator.text(&concurrency.cancel_in_progress, contexts).map_err(Placing::Text)?;
-        if group.is_empty() {
-            return Ok(Standing::Holds);
-        }
-        let me: Member = (self.run.metadata.name.clone(), member.to_owned());
-        let standing = self.shared.groups.ask(&self.run.spec.repository, &group, &me, cancel == "true");
-        let place = GroupPlace { group, member: member.to_owned(), holds: standing != Standing::Waits };
-        if !self.status.groups.contains(&place) {
-            self.status.groups.retain(|it| it.member != place.member || it.group != place.group);
-            self.status.groups.push(place);
-            self.write().await.map_err(Placing::Api)?;
-        }
-        Ok(standing)
-    }
-
-    /// Gives the places of jobs that have ended to others, and stops jobs whose place a newcomer has taken.
-    async fn look_at_places(&mut self, at: usize) -> Result<(), naru_client::Error> {
-        let ended: Vec<String> =
-            self.status.jobs.iter().filter(|it| it.phase.is_final()).map(|it| it.key.clone()).collect();
-        self.leave_groups(|it| ended.contains(&it.member));
-        for index in 0..self.plans[at].plan.jobs.len() {
-            let key = &self.plans[at].keys[index];
-            let holds = self.status.groups.iter().any(|it| it.member == *key && it.holds);
-            if !holds || self.job(key).is_none_or(|it| it.phase != JobPhase::Running) {
-                continue;
-            }
-            let key = key.clone();
-            let planned = &self.plans[at];
-            let job = planned.plan.jobs[index].clone();
-            let Some(concurrency) = &job.concurrency else { continue };
-            let contexts = Value::Object(self.contexts_of(planned, &job, &self.views(planned)));
-            match self.place(concurrency, at, &contexts, &key).await {
-                Ok(Standing::Displaced) => {}
-                Err(Placing::Api(error)) => return Err(error),
-                _ => continue,
-            }
-            // A call ends when the jobs that it brought in have.
-            let within = |it: &Job| it.key == job.key || it.key.starts_with(&format!("{}/", job.key));
-            for other in 0..self.plans[at].plan.jobs.len() {
-                let planned = &self.plans[at];
-                let is_call = other == index && job.call.is_some();
-                let over = self.job(&planned.keys[other]).is_none_or(|it| it.phase.is_final());
-                if within(&planned.plan.jobs[other]) && !is_call && !over {
-                    self.cancel(at, other, "a newer job of its concurrency group took its place").await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn leave_groups(&mut self, of: impl Fn(&GroupPlace) -> bool) {
-        let name = self.run.metadata.name.clone();
-        for it in self.status.groups.iter().filter(|it| of(it)) {
-            self.shared.groups.leave(
-                &self.run.spec.repository,
-                &it.group,
-                &(name.clone(), it.member.clone()),
-            );
-        }
-        self.status.groups.retain(|it| !of(it));
     }
 
     async fn end(&mut self, phase: RunPhase, message: &str) {
@@ -665,12 +515,6 @@ impl Driver {
             .await
             .map(|_| ())
     }
-}
-
-/// Why a place in a group cannot be had.
-pub enum Placing {
-    Api(naru_client::Error),
-    Text(EvaluateError),
 }
 
 /// The inputs of a workflow are the same for all of its jobs.

@@ -26,14 +26,14 @@ const JOB_STARTS_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(
 /// No job reports more steps: it is kept in one object.
 const STEPS_MAX: usize = 2000;
 
-/// What a job's log follower tells the driver, by the job's key.
+/// What a job's log follower tells the driver, by the pod: a job may have another one by then.
 pub enum Report {
     Event(String, Event),
     /// The log has ended or cannot be read; the pod tells the rest.
     LogEnded(String),
 }
 
-/// Keys of the jobs whose logs are being followed.
+/// The pods whose logs are being followed.
 pub type Followed = HashSet<String>;
 
 impl Driver {
@@ -48,7 +48,7 @@ impl Driver {
         for index in 0..self.status.jobs.len() {
             let job = &self.status.jobs[index];
             // A call runs no pod of its own.
-            if job.phase == JobPhase::Running && !job.pod.is_empty() && !followed.contains(&job.key) {
+            if job.phase == JobPhase::Running && !job.pod.is_empty() && !followed.contains(&job.pod) {
                 self.observe_one(index, reports, followed);
             }
         }
@@ -57,13 +57,7 @@ impl Driver {
     fn observe_one(&mut self, index: usize, reports: &mpsc::Sender<Report>, followed: &mut Followed) {
         let nonce = self.nonce(&self.status.jobs[index].pod);
         let job = &mut self.status.jobs[index];
-        let Some(pod) = self.pods.get(&self.config.namespace, &job.pod) else {
-            // The cache may lag behind a pod that was just created; one that had started and is gone is lost.
-            if job.steps.iter().any(|it| it.phase != JobPhase::Pending) || age(job) > POD_SEEN_WITHIN {
-                lose(job, "its pod is gone");
-            }
-            return;
-        };
+        let Some(pod) = self.pods.get(&self.config.namespace, &job.pod) else { return };
         let container = container_status(&pod);
         let started =
             container["state"]["running"].is_object() || container["state"]["terminated"].is_object();
@@ -96,13 +90,12 @@ impl Driver {
             }
             return;
         }
-        followed.insert(job.key.clone());
+        followed.insert(job.pod.clone());
         job.message.clear();
         tokio::spawn(follow(
             self.client.clone(),
             self.config.namespace.clone(),
             job.pod.clone(),
-            job.key.clone(),
             nonce,
             reports.clone(),
         ));
@@ -110,13 +103,13 @@ impl Driver {
 
     pub fn take(&mut self, report: Report, followed: &mut Followed) {
         match report {
-            Report::Event(key, event) => {
-                if let Some(job) = self.status.jobs.iter_mut().find(|it| it.key == key) {
+            Report::Event(pod, event) => {
+                if let Some(job) = self.status.jobs.iter_mut().find(|it| it.pod == pod) {
                     take_event(job, event);
                 }
             }
-            Report::LogEnded(key) => {
-                let Some(job) = self.status.jobs.iter_mut().find(|it| it.key == key) else { return };
+            Report::LogEnded(name) => {
+                let Some(job) = self.status.jobs.iter_mut().find(|it| it.pod == name) else { return };
                 if job.phase != JobPhase::Running {
                     return;
                 }
@@ -127,9 +120,10 @@ impl Driver {
                         let message = pod_message(pod.as_deref().expect("matched as Some"));
                         lose(job, &format!("the job ended without saying how: {message}"));
                     }
-                    None => lose(job, "its pod is gone"),
+                    // Looked at with its node.
+                    None => {}
                     Some(_) => {
-                        followed.remove(&key);
+                        followed.remove(&name);
                     }
                 }
             }
@@ -142,7 +136,6 @@ async fn follow(
     client: Client,
     namespace: String,
     pod: String,
-    key: String,
     nonce: String,
     reports: mpsc::Sender<Report>,
 ) {
@@ -160,7 +153,7 @@ async fn follow(
                         break;
                     };
                     if let Some(event) = of_line(&nonce, &line)
-                        && reports.send(Report::Event(key.clone(), event)).await.is_err()
+                        && reports.send(Report::Event(pod.clone(), event)).await.is_err()
                     {
                         return;
                     }
@@ -177,11 +170,11 @@ async fn follow(
     // The pod's end may be seen a little later than its log's; nor may a log that ends at once be
     // asked for without a pause.
     tokio::time::sleep(LOG_PAUSE).await;
-    let _ = reports.send(Report::LogEnded(key)).await;
+    let _ = reports.send(Report::LogEnded(pod)).await;
 }
 
 /// Ends a job of which nobody knows how it would have ended, unless it was asked to end.
-fn lose(job: &mut JobStatus, why: &str) {
+pub(super) fn lose(job: &mut JobStatus, why: &str) {
     if job.stopping.is_empty() {
         job.phase = JobPhase::Interrupted;
         why.clone_into(&mut job.message);
@@ -264,6 +257,13 @@ fn pod_message(pod: &Value) -> String {
         .filter(|it| !it.is_empty())
         .collect::<Vec<_>>()
         .join(": ")
+}
+
+/// Whether a job's pod that is not to be seen is gone. The cache may lag behind a pod that was just made.
+pub(super) fn is_gone(job: &JobStatus) -> bool {
+    !job.node.is_empty()
+        || job.steps.iter().any(|it| it.phase != JobPhase::Pending)
+        || age(job) > POD_SEEN_WITHIN
 }
 
 /// How long ago the job was started.

@@ -2,15 +2,16 @@
 //! token, and a pod that waits already or is made.
 
 use super::already_there_is_fine;
-use super::driver::{Acted, Driver, Placing};
+use super::driver::{Acted, Driver};
 use super::environments::{self, Gate, approval_annotation};
 use super::follow::now;
 use super::groups::Standing;
+use super::places::Placing;
 use super::plans::Planned;
 use super::pod::{self, JobPod};
 use super::warm;
 use crate::job::JobFile;
-use naru_objects::{Environment, JobPhase, dns_label, dns_label_unique, kinds, labels};
+use naru_objects::{Environment, JobPhase, JobStatus, dns_label, dns_label_unique, kinds, labels};
 use naru_plan::{Container, EvaluateError, Job};
 use naru_token::{Identity, JobClaims};
 use serde_json::{Map, Value, json};
@@ -50,6 +51,11 @@ impl Driver {
         let plain = made.container.is_none()
             && made.services.is_empty()
             && matches!(made.cancel_timeout_minutes, 0 | warm::CANCEL_MINUTES);
+        if plain && let Some(pod) = self.left_behind(&self.plans[at].keys[index]) {
+            self.started(at, index, pod.clone(), environment).await?;
+            self.offer(&pod, made.file);
+            return Ok(Acted::Moved);
+        }
         if plain && let Some(pod) = self.shared.claim(&made.image) {
             match self.shared.adopt(&pod, &made.metadata).await {
                 Ok(()) => {
@@ -192,7 +198,12 @@ impl Driver {
         environment: String,
     ) -> Result<Acted, naru_client::Error> {
         let key = &self.plans[at].keys[index];
-        let pod = dns_label_unique(&format!("{}-{key}", self.run.metadata.name), 60);
+        let mut pod = format!("{}-{key}", self.run.metadata.name);
+        let lost = self.job(key).map_or(0, |it| it.lost.len());
+        if lost > 0 {
+            pod.push_str(&format!("-again{lost}"));
+        }
+        let pod = dns_label_unique(&pod, 60);
         let mut metadata = made.metadata;
         metadata["name"] = json!(pod);
         let (url, token) = (self.shared.url_of(&pod), self.shared.token_of(&pod));
@@ -401,6 +412,7 @@ impl Driver {
             run: self.run.metadata.name.clone(),
             run_uid: self.run.metadata.uid.clone(),
             job: key.to_owned(),
+            attempt: self.job(key).map_or(1, JobStatus::attempt),
             permissions: self.permissions(job),
             untrusted: spec.untrusted,
             git_ref: spec.git_ref.clone(),

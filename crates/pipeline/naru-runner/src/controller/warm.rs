@@ -18,6 +18,11 @@ const REPLACE_AFTER: Duration = Duration::from_secs(1);
 /// Steps that run always get so long in a pod that was started ahead.
 pub const CANCEL_MINUTES: u64 = 5;
 
+/// Whether a pod was started before there was a job for it.
+pub fn is_warm(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
 /// What a pod was started for. One of an earlier version of our program, or of an image that is no longer
 /// wanted, has another mark.
 fn mark(shared: &Shared, image: &str) -> String {

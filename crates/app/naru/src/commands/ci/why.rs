@@ -4,7 +4,7 @@ use super::run_named;
 use crate::cli::Global;
 use crate::connection;
 use crate::error::Result;
-use naru_objects::{JobPhase, Run, RunPhase};
+use naru_objects::{JobPhase, LostPod, Run, RunPhase};
 use std::process::ExitCode;
 
 #[derive(clap::Args, Clone)]
@@ -68,6 +68,12 @@ fn lines(run: &Run) -> Vec<String> {
             _ => job.message.clone(),
         };
         lines.push(format!("{depth}  {:<12} {:<32} {why}", format!("{:?}", job.phase), job.name));
+        for lost in &job.lost {
+            let LostPod { pod, at, why, .. } = lost;
+            lines.push(format!(
+                "{depth}    {why} ({at}): given to another pod; what comes of {pod} is refused"
+            ));
+        }
     }
     lines
 }
