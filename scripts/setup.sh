@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 declare -A provides=(
   [git]=git [cc]=gcc [ip]=iproute2 [nft]=nftables [curl]=curl [busybox]=busybox-static
-  [skopeo]=skopeo [runc]=runc [python3]=python3 [pip3]=python3-pip [sqlite3]=sqlite3
+  [skopeo]=skopeo [openssl]=openssl [runc]=runc [python3]=python3 [pip3]=python3-pip [sqlite3]=sqlite3
   [buildah]=buildah [xz]=xz-utils [ssh-agent]=openssh-client [bzip2]=bzip2 [strace]=strace [mkfs.ext4]=e2fsprogs
 )
 if [ "${1:-}" = bench ]; then

@@ -15,12 +15,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The node asks, package answers.
-pub struct Images(pub ImageStore);
+pub struct Images {
+    pub store: ImageStore,
+    pub gate: naru_policy::Gate,
+}
 
 #[async_trait]
 impl ImageService for Images {
     async fn ensure(
         &self,
+        namespace: Option<&str>,
         image: &str,
         policy: PullPolicy,
         credentials: &[Credential],
@@ -38,13 +42,18 @@ impl ImageService for Images {
             PullPolicy::IfNotPresent => naru_image::PullPolicy::IfNotPresent,
             PullPolicy::Never => naru_image::PullPolicy::Never,
         };
-        let found = self.0.ensure_with(image, pull, &credentials).await.map_err(|error| match error {
+        let found = self.store.ensure_with(image, pull, &credentials).await.map_err(|error| match error {
             naru_image::Error::Name(_) => ImageError::InvalidName { image: image.to_owned() },
             it if it.is_not_found() && policy == PullPolicy::Never => {
                 ImageError::NeverPull { image: image.to_owned() }
             }
             it => ImageError::Pull { image: image.to_owned(), message: chain(&it) },
         })?;
+        let refused = |it| ImageError::Refused { image: image.to_owned(), message: chain(&it) };
+        let warnings = match namespace {
+            Some(it) => self.gate.admit(it, &found, &credentials).await.map_err(refused)?,
+            None => Vec::new(),
+        };
         let run = found.config.config;
         Ok(ImageInfo {
             digest: found.digest.to_string(),
@@ -56,11 +65,12 @@ impl ImageService for Images {
             working_dir: run.working_dir,
             user: run.user,
             stop_signal: run.stop_signal,
+            warnings,
         })
     }
 
     async fn commit(&self, id: &str, upper: &Path) -> Result<(), ImageError> {
-        let (store, id_owned, upper) = (self.0.clone(), id.to_owned(), upper.to_owned());
+        let (store, id_owned, upper) = (self.store.clone(), id.to_owned(), upper.to_owned());
         let committed = tokio::task::spawn_blocking(move || store.commit_blocking(&id_owned, &upper)).await;
         let failed = |message: String| ImageError::Commit { id: id.to_owned(), message };
         match committed {

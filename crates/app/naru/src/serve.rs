@@ -87,7 +87,10 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
 
     // Images, then the node that runs them.
     let images = ImageStore::open(image_config(data_dir, args)?)?;
-    let node = Node::start(node_config, client.clone(), Arc::new(Images(images.clone()))).await;
+    let builder = Builder::new(images.clone(), client.clone(), builder_config(data_dir))?;
+    let gate = naru_policy::Gate::new(images.clone(), client.clone(), own(&builder));
+    let service = Arc::new(Images { store: images.clone(), gate: gate.clone() });
+    let node = Node::start(node_config, client.clone(), service).await;
     let node = node.context(|| "the node cannot start".into())?;
     api.set_streams(Arc::new(Streams(node.clone())));
     let network = match filtering {
@@ -199,7 +202,6 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let registry = naru_registry::Config { auth, upstreams: args.registry_proxy.clone() };
     let registry = Registry::open(images.clone(), registry)
         .context(|| "cannot open what belongs to the registry".into())?;
-    let builder = Builder::new(images.clone(), client.clone(), builder_config(data_dir))?;
     let keeper_config = KeeperConfig {
         data_dir: data_dir.clone(),
         namespace: NAMESPACE.into(),
@@ -231,6 +233,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         node: node.clone(),
         builds: builds.clone(),
         builder: builder.clone(),
+        gate,
         token: secret_text(&connection::push_token_path(data_dir))?,
     });
     let mut servers = vec![tokio::spawn(http::serve(listener, router.clone(), shutdown.clone()))];
@@ -359,6 +362,12 @@ fn builder_config(data_dir: &Path) -> naru_builder::Config {
         signing_key: Some(data_dir.join("attest-key")),
         ..naru_builder::Config::new(data_dir.join("builds"), NAMESPACE)
     }
+}
+
+/// How what this daemon builds is known again.
+fn own(builder: &Builder) -> Option<naru_policy::Own> {
+    let repository = naru_builder::provenance::ATTESTATIONS.to_owned();
+    builder.public_key().map(|public_key| naru_policy::Own { public_key, repository })
 }
 
 /// In memory, and gone with the machine's next start.

@@ -87,7 +87,44 @@ pub fn all() -> Vec<Value> {
             "app": {"type": "string"}, "number": {"type": "integer", "minimum": 1},
             "change": {"type": "string"}}}),
         ),
+        image_policy(),
     ]
+}
+
+/// Of the whole cluster, and strict: a key that nobody reads would leave a hole that looks closed.
+fn image_policy() -> Value {
+    let patterns = || json!({"type": "array", "items": {"type": "string", "minLength": 1}});
+    let attestation = json!({"type": "object", "required": ["predicateType"], "properties": {
+        "predicateType": {"type": "string", "minLength": 1},
+        "builders": patterns(), "sources": patterns()}});
+    let authority = json!({"type": "object", "required": ["name"],
+        "x-kubernetes-validations": [{
+            "rule": "has(self.key) != (has(self.builtHere) && self.builtHere)",
+            "message": "an authority has either a key or `builtHere: true`",
+        }],
+        "properties": {
+            "name": {"type": "string", "minLength": 1}, "builtHere": {"type": "boolean"},
+            "key": {"type": "object", "required": ["data"], "properties": {
+                "data": {"type": "string", "pattern": "-----BEGIN PUBLIC KEY-----"}}},
+            "attestations": {"type": "array", "items": attestation}}});
+    let spec = json!({"required": ["authorities"], "properties": {
+        "mode": {"type": "string", "enum": ["enforce", "warn"], "default": "enforce"},
+        "namespaces": patterns(), "images": patterns(),
+        "authorities": {"type": "array", "minItems": 1, "items": authority}}});
+    let columns = [
+        ("Mode", "string", ".spec.mode"),
+        ("Namespaces", "string", ".spec.namespaces"),
+        ("Images", "string", ".spec.images"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    ];
+    let mut definition = crd("ImagePolicy", "imagepolicies", "imagepolicy", &columns, spec);
+    definition["spec"]["scope"] = json!("Cluster");
+    let version = &mut definition["spec"]["versions"][0];
+    if let Some(fields) = version["schema"]["openAPIV3Schema"]["properties"]["spec"].as_object_mut() {
+        fields.remove("x-kubernetes-preserve-unknown-fields");
+    }
+    version["schema"]["openAPIV3Schema"]["required"] = json!(["spec"]);
+    definition
 }
 
 fn crd(kind: &str, plural: &str, singular: &str, columns: &[(&str, &str, &str)], mut spec: Value) -> Value {

@@ -88,6 +88,7 @@ pub const RUN: Kind = kind("naru.dev", "v1", "Run", "runs", true);
 pub const WORKFLOW: Kind = kind("naru.dev", "v1", "Workflow", "workflows", true);
 pub const ENVIRONMENT: Kind = kind("naru.dev", "v1", "Environment", "environments", true);
 pub const IMAGE: Kind = kind("naru.dev", "v1", "Image", "images", true);
+pub const IMAGE_POLICY: Kind = kind("naru.dev", "v1", "ImagePolicy", "imagepolicies", false);
 pub const RELEASE: Kind = kind("naru.dev", "v1", "Release", "releases", true);
 
 /// Every kind that a release may render and a client may want to look up by its name.
@@ -114,6 +115,7 @@ pub const ALL: &[Kind] = &[
     WORKFLOW,
     ENVIRONMENT,
     IMAGE,
+    IMAGE_POLICY,
     RELEASE,
 ];
 

@@ -1,5 +1,5 @@
-//! What the stages hand to each other: our kinds (`Run`, `Workflow`, `Environment`, `Image`, `Release`), the labels that
-//! tie one change together, and the coordinates of the standard kinds that we touch.
+//! What the stages hand to each other: our kinds (`Run`, `Workflow`, `Environment`, `Image`, `ImagePolicy`, `Release`), the
+//! labels that tie one change together, and the coordinates of the standard kinds that we touch.
 //!
 //! This crate is API: whatever stands here is read by `kubectl`, by the web page and by every stage.
 //! It holds no behaviour beyond building and reading objects.
@@ -15,6 +15,7 @@ pub mod annotations;
 pub mod crds;
 pub mod environment;
 pub mod image;
+pub mod image_policy;
 pub mod kinds;
 pub mod labels;
 pub mod release;
@@ -23,6 +24,7 @@ pub mod workflow;
 
 pub use environment::{Environment, EnvironmentSpec};
 pub use image::{Image, ImageAdvice, ImagePhase, ImageSpec, ImageStatus, Upload};
+pub use image_policy::{Attestation, Authority, ImagePolicy, ImagePolicySpec, PolicyMode, PublicKey};
 pub use kinds::Kind;
 pub use release::{
     Release, ReleasePhase, ReleaseSpec, ReleaseStatus, ServiceRollout, Strategy, Verdict, VerdictOutcome,

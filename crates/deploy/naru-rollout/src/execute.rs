@@ -407,6 +407,7 @@ fn broken_reason(pod: &Value) -> Option<String> {
                 | "ImagePullBackOff"
                 | "InvalidImageName"
                 | "ErrImageNeverPull"
+                | "SignatureValidationFailed"
                 | "CreateContainerConfigError"
                 | "CreateContainerError"
                 | "RunContainerError"

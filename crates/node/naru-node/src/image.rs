@@ -41,6 +41,8 @@ pub struct ImageInfo {
     pub user: String,
     /// `SIGTERM`, `QUIT` or a number.
     pub stop_signal: Option<String>,
+    /// What speaks against running it, and does not forbid it.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,8 @@ pub enum ImageError {
     NeverPull { image: String },
     #[error("cannot pull image `{image}`: {message}")]
     Pull { image: String, message: String },
+    #[error("{message}")]
+    Refused { image: String, message: String },
     #[error("cannot keep the container's files as layer {id}: {message}")]
     Commit { id: String, message: String },
 }
@@ -62,6 +66,7 @@ impl ImageError {
             ImageError::InvalidName { .. } => "InvalidImageName",
             ImageError::NeverPull { .. } => "ErrImageNeverPull",
             ImageError::Pull { .. } => "ErrImagePull",
+            ImageError::Refused { .. } => "SignatureValidationFailed",
             ImageError::Commit { .. } => "CommitFailed",
         }
     }
@@ -69,9 +74,11 @@ impl ImageError {
 
 #[async_trait]
 pub trait ImageService: Send + Sync {
-    /// Makes the image present and says where it is. The credentials are the pod's, best first.
+    /// Makes the image present and says where it is. The credentials are the pod's, best first. `namespace` is
+    /// that of the pod which is to run it, and is asked whether it may; without one nothing is run.
     async fn ensure(
         &self,
+        namespace: Option<&str>,
         image: &str,
         policy: PullPolicy,
         credentials: &[Credential],

@@ -181,7 +181,7 @@ impl Node {
             return effects::blocking(move || work(root)).await.map_err(failed);
         }
         let view = self.find_soon(namespace, pod).await?;
-        let info = self.shared.images.ensure(image, PullPolicy::Never, &[]).await;
+        let info = self.shared.images.ensure(None, image, PullPolicy::Never, &[]).await;
         let info = info.map_err(|error| StreamError::Failed(error.to_string()))?;
         let root = RootFs { lower_directories: info.lower_dirs, host: info.host, read_only: false };
         let directory = newest(&view);

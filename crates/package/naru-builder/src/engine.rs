@@ -195,6 +195,11 @@ impl Builder {
         Some(self.inner.signer.as_ref()?.verify(&self.inner.store, image))
     }
 
+    /// Of the key that statements about images are signed with.
+    pub fn public_key(&self) -> Option<Vec<u8>> {
+        self.inner.signer.as_ref().map(crate::provenance::Signer::public_key)
+    }
+
     pub fn store(&self) -> &ImageStore {
         &self.inner.store
     }

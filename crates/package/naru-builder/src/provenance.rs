@@ -7,7 +7,8 @@
 use base64::Engine as _;
 use naru_image::oci::media_type;
 use naru_image::{Digest, ImageStore};
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use naru_policy::{Envelope, pre_authentication};
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -74,6 +75,10 @@ impl Signer {
     /// Tells keys apart: the digest of the public half.
     pub fn key_id(&self) -> String {
         Digest::of(self.key.public_key().as_ref()).hex().to_owned()
+    }
+
+    pub fn public_key(&self) -> Vec<u8> {
+        self.key.public_key().as_ref().to_vec()
     }
 
     fn envelope(&self, statement: &Value) -> Value {
@@ -157,19 +162,10 @@ impl Signer {
     }
 
     fn check_envelope(&self, envelope: &Value, image: &Digest) -> Result<Value, String> {
-        let decode = |it: &Value| {
-            let text = it.as_str().unwrap_or_default();
-            base64::engine::general_purpose::STANDARD.decode(text).map_err(|it| it.to_string())
-        };
-        let payload = decode(&envelope["payload"])?;
-        let kind = envelope["payloadType"].as_str().unwrap_or_default();
-        let public = UnparsedPublicKey::new(&ED25519, self.key.public_key().as_ref());
-        let signed = pre_authentication(kind, &payload);
-        let signatures = envelope["signatures"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let is_ours = signatures
-            .iter()
-            .any(|it| decode(&it["sig"]).is_ok_and(|it| public.verify(&signed, &it).is_ok()));
-        if !is_ours {
+        let Envelope { kind, payload, signatures } = Envelope::read(envelope)?;
+        let own = naru_policy::Key::ed25519(self.public_key());
+        let signed = pre_authentication(&kind, &payload);
+        if !signatures.iter().any(|it| own.has_signed(&signed, it)) {
             return Err("the statement is not signed with this daemon's key".into());
         }
         // Only what is signed is looked at.
@@ -222,13 +218,6 @@ impl Verdict {
     fn refused(why: &str) -> Self {
         Self { is_verified: false, key_id: String::new(), why: why.to_owned(), statement: Value::Null }
     }
-}
-
-/// What DSSE signs: type and body with their lengths, so that neither can be taken for a part of the other.
-fn pre_authentication(kind: &str, body: &[u8]) -> Vec<u8> {
-    let mut out = format!("DSSEv1 {} {kind} {} ", kind.len(), body.len()).into_bytes();
-    out.extend_from_slice(body);
-    out
 }
 
 fn statement(image: &Digest, facts: &Facts) -> Value {
@@ -321,9 +310,5 @@ mod tests {
         let payload = statement(&Digest::of("another"), &facts).to_string();
         changed["payload"] = json!(base64::engine::general_purpose::STANDARD.encode(payload));
         assert!(signer.check_envelope(&changed, &Digest::of("another")).unwrap_err().contains("not signed"));
-        assert_eq!(
-            pre_authentication("http://example.com/HelloWorld", b"hello world"),
-            b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
-        );
     }
 }

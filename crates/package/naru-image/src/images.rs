@@ -166,6 +166,11 @@ impl ImageStore {
         TransientImage { store: self.clone(), digests }
     }
 
+    /// Whether an image exists for a step of a build only.
+    pub fn is_transient(&self, digest: &Digest) -> bool {
+        self.transient().contains_key(digest)
+    }
+
     /// Forces unpacked layers to disk: for images that have no archive to unpack again. File by file,
     /// because `syncfs` would wait for everything that anybody else has written.
     fn sync_layers(&self, layers: &[Layer]) -> Result<()> {
@@ -412,6 +417,7 @@ impl ImageStore {
             collected.layers += 1;
         }
         repositories.forget_missing().map_err(io_error("clean", &self.dir().join("registry")))?;
+        self.forget_signed()?;
         Ok(collected)
     }
 }

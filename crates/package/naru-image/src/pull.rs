@@ -85,7 +85,9 @@ impl ImageStore {
     async fn pull_from(&self, remote: &Remote, reference: &Reference) -> Result<Digest, Error> {
         let refused = |why: String| Error::from(remote.refused(why));
         let (mut kind, mut bytes, mut digest) = remote.named_manifest(reference).await?;
+        let mut named = None;
         if is_index(&kind, &bytes) {
+            named = Some(digest.clone());
             let index: Index =
                 serde_json::from_slice(&bytes).map_err(|it| refused(format!("bad index: {it}")))?;
             let entry = index
@@ -121,7 +123,7 @@ impl ImageStore {
         self.put_blob_as(&bytes, &digest)?;
         if reference.tag.is_some() {
             let kind = if kind.is_empty() { media_type::MANIFEST } else { &kind };
-            self.tag_pulled(reference, &digest, kind)?;
+            self.tag_pulled(reference, &digest, kind, named.as_ref())?;
         }
         tracing::info!(image = %reference, %digest, "pulled");
         Ok(digest)
@@ -156,7 +158,7 @@ impl ImageStore {
         self.put_blob_as(&bytes, &digest)?;
         if reference.tag.is_some() {
             let default = if is_index(&kind, &bytes) { media_type::INDEX } else { media_type::MANIFEST };
-            self.tag_pulled(reference, &digest, if kind.is_empty() { default } else { &kind })?;
+            self.tag_pulled(reference, &digest, if kind.is_empty() { default } else { &kind }, None)?;
         }
         Ok(digest)
     }

@@ -1,7 +1,7 @@
 //! Talking to a registry over the distribution API: the way in (mirrors, token or basic authentication,
 //! credentials), and the answers that mean something. What is fetched is `pull`'s business, what is sent `push`'s.
 
-use crate::oci::media_type;
+use crate::oci::{Descriptor, media_type};
 use crate::reference::Reference;
 use crate::store::{Credential, ImageStore};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -282,17 +282,38 @@ impl Remote {
             [media_type::MANIFEST, media_type::DOCKER_MANIFEST, media_type::INDEX, media_type::DOCKER_INDEX];
         let url = self.url(&format!("manifests/{wanted}"));
         let response = self.send(Method::GET, &url, |it| it.header(ACCEPT, accept.join(", "))).await?;
-        let mut response = self.checked(response, &format!("manifest {wanted}")).await?;
+        let response = self.checked(response, &format!("manifest {wanted}")).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or("");
         let kind = kind.split(';').next().unwrap_or("").trim().to_owned();
+        let bytes = self.small(response, "its manifest").await?;
+        Ok((kind, bytes))
+    }
+
+    /// A document below the repository that is no manifest.
+    pub(crate) async fn small_json(&self, path: &str) -> Result<Vec<u8>, RegistryError> {
+        let response = self.send(Method::GET, &self.url(path), |it| it).await?;
+        self.small(self.checked(response, path).await?, path).await
+    }
+
+    /// A blob that is read where it is wanted and not kept.
+    pub(crate) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, RegistryError> {
+        let bytes = self.small_json(&format!("blobs/{}", blob.digest)).await?;
+        match blob.digest.same_kind_of(&bytes) == blob.digest {
+            true => Ok(bytes),
+            false => Err(self.refused(format!("blob {} has other content", blob.digest))),
+        }
+    }
+
+    /// The whole body.
+    async fn small(&self, mut response: Response, what: &str) -> Result<Vec<u8>, RegistryError> {
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|it| self.unreachable(it))? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > MANIFEST_BYTES_MAX {
-                return Err(self.refused("its manifest is larger than 4 MiB"));
+                return Err(self.refused(format!("{what} is larger than 4 MiB")));
             }
         }
-        Ok((kind, bytes))
+        Ok(bytes)
     }
 }
 

@@ -328,15 +328,30 @@ impl ImageStore {
 
     /// Gives a manifest a name; a name that stands for another one moves.
     pub fn tag(&self, name: &Reference, manifest: &Digest, kind: &str) -> Result<()> {
-        self.tag_with(name, manifest, kind, None)
+        self.tag_with(name, manifest, kind, &[])
     }
 
-    /// As [`ImageStore::tag`], for what a registry has, too: it may go when room is needed.
-    pub(crate) fn tag_pulled(&self, name: &Reference, manifest: &Digest, kind: &str) -> Result<()> {
-        self.tag_with(name, manifest, kind, Some(crate::usage::ANNOTATION_PULLED))
+    /// As [`ImageStore::tag`], for what a registry has, too: it may go when room is needed. `index` is what the
+    /// name stands for there, if that is not the manifest.
+    pub(crate) fn tag_pulled(
+        &self,
+        name: &Reference,
+        manifest: &Digest,
+        kind: &str,
+        index: Option<&Digest>,
+    ) -> Result<()> {
+        let mut marks = vec![(crate::usage::ANNOTATION_PULLED, "true")];
+        marks.extend(index.map(|it| (crate::usage::ANNOTATION_INDEX, it.as_str())));
+        self.tag_with(name, manifest, kind, &marks)
     }
 
-    fn tag_with(&self, name: &Reference, manifest: &Digest, kind: &str, mark: Option<&str>) -> Result<()> {
+    fn tag_with(
+        &self,
+        name: &Reference,
+        manifest: &Digest,
+        kind: &str,
+        marks: &[(&str, &str)],
+    ) -> Result<()> {
         let tag = name.tag_name();
         let size = self
             .blob_size(manifest)
@@ -344,8 +359,8 @@ impl ImageStore {
         let (mut index, _guard) = self.index()?;
         let mut entry = Descriptor::new(kind, manifest.clone(), size);
         entry.annotations.insert(ANNOTATION_REF_NAME.into(), tag.clone());
-        if let Some(mark) = mark {
-            entry.annotations.insert(mark.to_owned(), "true".into());
+        for (mark, value) in marks {
+            entry.annotations.insert((*mark).to_owned(), (*value).to_owned());
         }
         if index.manifests.contains(&entry) {
             return Ok(());

@@ -15,6 +15,8 @@ const OFTEN_ENOUGH: Duration = Duration::from_secs(600); // a write for every st
 
 /// Annotation of a name in `index.json`: its registry has it, too, so it may go when room is needed.
 pub(crate) const ANNOTATION_PULLED: &str = "naru.dev/pulled";
+/// The index that a pulled name stands for: it is what people sign.
+pub(crate) const ANNOTATION_INDEX: &str = "naru.dev/index";
 
 /// An image that is here, by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -7,6 +7,8 @@ use clap::{Subcommand, ValueEnum};
 use naru_builder::inspect::{Report, fixes, patch};
 use naru_builder::provenance::Verdict;
 use naru_builder::size;
+use naru_objects::PolicyMode;
+use naru_policy::Verdict as Judged;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,6 +35,9 @@ pub enum ImageCommand {
     /// Whether an image was built by this daemon, and from what. Exit code 1 if not.
     Verify {
         image: String,
+        /// Ask the ImagePolicies instead: whether a pod of this namespace may run it, and who vouches for it.
+        #[arg(short, long)]
+        namespace: Option<String>,
         /// Print the signed statement (in-toto, SLSA provenance v1).
         #[arg(long)]
         json: bool,
@@ -68,7 +73,15 @@ pub async fn run(global: &Global, command: &ImageCommand) -> Result<ExitCode> {
             let value: serde_json::Value = serde_json::from_str(&text)?;
             println!("{}", serde_json::to_string_pretty(&value)?);
         }
-        ImageCommand::Verify { image, json } => {
+        ImageCommand::Verify { image, namespace: Some(namespace), json } => {
+            let more = format!("&namespace={}", naru_objects::percent_encode(namespace));
+            let text = remote.about_image("policies", image, &more).await?;
+            if *json {
+                println!("{text}");
+            }
+            return may_run(image, namespace, &serde_json::from_str::<Vec<Judged>>(&text)?, *json);
+        }
+        ImageCommand::Verify { image, namespace: None, json } => {
             let verdict: Verdict = serde_json::from_str(&remote.about_image("provenance", image, "").await?)?;
             if !verdict.is_verified {
                 return Err(Error::new(format!("{image}: {}", verdict.why))
@@ -81,6 +94,23 @@ pub async fn run(global: &Global, command: &ImageCommand) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn may_run(image: &str, namespace: &str, verdicts: &[Judged], is_quiet: bool) -> Result<ExitCode> {
+    if !is_quiet {
+        if verdicts.is_empty() {
+            println!("no ImagePolicy is about {image} in the namespace {namespace}: it may run");
+        }
+        for it in verdicts {
+            match (&it.authority, it.mode) {
+                (Some(authority), _) => println!("{}: vouched for ({authority})", it.policy),
+                (None, PolicyMode::Warn) => println!("{}: warns: {}", it.policy, it.why),
+                (None, PolicyMode::Enforce) => println!("{}: refuses: {}", it.policy, it.why),
+            }
+        }
+    }
+    let is_refused = verdicts.iter().any(|it| it.authority.is_none() && it.mode == PolicyMode::Enforce);
+    Ok(if is_refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn show_origin(image: &str, verdict: &Verdict) {

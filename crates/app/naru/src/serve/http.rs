@@ -37,6 +37,7 @@ pub struct Parts {
     pub builds: BuildLogs,
     pub keeper: Keeper,
     pub builder: Builder,
+    pub gate: naru_policy::Gate,
     /// What a client shows to follow builds.
     pub token: String,
 }
@@ -47,7 +48,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/metrics", get(metrics))
         .with_state((parts.gateway, parts.node))
         .merge(builds(parts.builds.clone(), parts.token.clone()))
-        .merge(super::images::router(parts.builder.clone(), parts.token.clone()))
+        .merge(super::images::router(parts.builder.clone(), parts.gate, parts.token.clone()))
         .merge(Router::new().route("/disk", get(disk).post(tidy)).with_state((parts.keeper, parts.token)))
         .nest("/git", naru_git::router(parts.git.clone()))
         .nest(&format!("/{}", parts.owner), naru_git::router(parts.git))

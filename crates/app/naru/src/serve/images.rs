@@ -15,8 +15,13 @@ use serde::Deserialize;
 
 type Shared = State<(ImageStore, String)>;
 
-pub fn router(builder: Builder, token: String) -> Router {
+pub fn router(builder: Builder, gate: naru_policy::Gate, token: String) -> Router {
     let images = builder.store().clone();
+    let judging = Router::new().route("/images/policies", get(policies)).with_state((
+        images.clone(),
+        gate,
+        token.clone(),
+    ));
     let verifying =
         Router::new().route("/images/provenance", get(provenance)).with_state((builder, token.clone()));
     Router::new()
@@ -26,6 +31,7 @@ pub fn router(builder: Builder, token: String) -> Router {
         .route("/images/sbom", get(sbom))
         .with_state((images, token))
         .merge(verifying)
+        .merge(judging)
 }
 
 #[derive(Deserialize)]
@@ -33,6 +39,8 @@ struct Asked {
     image: String,
     #[serde(default)]
     format: String,
+    #[serde(default)]
+    namespace: String,
 }
 
 /// A part of an image, whatever its name: the registry only gives what its repositories hold.
@@ -61,15 +69,10 @@ async fn found(
     if !knows(token, headers) {
         return Err((StatusCode::UNAUTHORIZED, NEEDS_TOKEN).into_response());
     }
-    images.ensure(name, PullPolicy::IfNotPresent).await.map_err(|error| {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(it) = source {
-            text.push_str(&format!(": {it}"));
-            source = it.source();
-        }
-        (StatusCode::NOT_FOUND, format!("{text}\n")).into_response()
-    })
+    images
+        .ensure(name, PullPolicy::IfNotPresent)
+        .await
+        .map_err(|error| (StatusCode::NOT_FOUND, format!("{}\n", naru_client::chain(&error))).into_response())
 }
 
 async fn digest(State((images, token)): Shared, Query(asked): Query<Asked>, headers: HeaderMap) -> Response {
@@ -123,6 +126,22 @@ async fn provenance(
     match builder.verify(&image.digest) {
         Some(verdict) => axum::Json(verdict).into_response(),
         None => (StatusCode::NOT_FOUND, "this daemon signs nothing\n").into_response(),
+    }
+}
+
+/// What the policies of the cluster say about running the image.
+async fn policies(
+    State((images, gate, token)): State<(ImageStore, naru_policy::Gate, String)>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+) -> Response {
+    let image = match found(&images, &token, &headers, &asked.image).await {
+        Ok(it) => it,
+        Err(response) => return response,
+    };
+    match gate.verdicts(&asked.namespace, &image, &[]).await {
+        Ok(verdicts) => axum::Json(verdicts).into_response(),
+        Err(error) => (StatusCode::CONFLICT, format!("{}\n", naru_client::chain(&error))).into_response(),
     }
 }
 

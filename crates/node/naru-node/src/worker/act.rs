@@ -37,7 +37,8 @@ impl Worker {
                 let (shared, pod) = (self.shared.clone(), self.pod.clone());
                 self.spawn(async move {
                     let credentials = pull_secrets::of(&shared.client, &pod).await;
-                    let result = shared.images.ensure(&image, policy, &credentials).await;
+                    let namespace = Some(pod.namespace.as_str());
+                    let result = shared.images.ensure(namespace, &image, policy, &credentials).await;
                     Event::Image(container, result)
                 });
             }

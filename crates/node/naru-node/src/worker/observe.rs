@@ -210,6 +210,9 @@ impl Worker {
                     "Pulled",
                     format!("Container image \"{image}\" is present on the machine"),
                 );
+                for warning in &info.warnings {
+                    self.event(EventKind::Warning, "PolicyViolation", warning.clone());
+                }
                 let state = self.state(&name);
                 state.image = ImageState::Present;
                 state.image_failures = 0;
