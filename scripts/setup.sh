@@ -158,10 +158,10 @@ if [ "${1:-}" = bench ] && [ ! -x "$traefik" ]; then
   rm -rf "$scratch"
 fi
 
-# Docker's own client and compose, built from their sources.
-if [ ! -x .tools/bin/docker ] || [ ! -x .tools/bin/docker-compose ]; then
+# Docker's own client, compose and buildx, built from their sources.
+if [ ! -x .tools/bin/docker ] || [ ! -x .tools/bin/docker-compose ] || [ ! -x .tools/bin/docker-buildx ]; then
   mkdir -p .tools/bin
-  echo "building Docker's client and compose"
+  echo "building Docker's client, compose and buildx"
   go=$(go_command)
   (
     cd scripts/docker-clients
@@ -172,9 +172,12 @@ if [ ! -x .tools/bin/docker ] || [ ! -x .tools/bin/docker-compose ]; then
       -o ../../.tools/bin/docker.new github.com/docker/cli/cmd/docker
     "$go" build -trimpath -ldflags '-s -w -X github.com/docker/compose/v5/internal.Version=v5.6.0' \
       -o ../../.tools/bin/docker-compose.new github.com/docker/compose/v5/cmd
+    "$go" build -trimpath -ldflags '-s -w -X github.com/docker/buildx/version.Version=v0.35.0' \
+      -o ../../.tools/bin/docker-buildx.new github.com/docker/buildx/cmd/buildx
   )
   mv .tools/bin/docker.new .tools/bin/docker
   mv .tools/bin/docker-compose.new .tools/bin/docker-compose
+  mv .tools/bin/docker-buildx.new .tools/bin/docker-buildx
 fi
 
 # Docker's Python client, and the library of tests that is built on it.

@@ -2,7 +2,10 @@ module naru.dev/tools
 
 go 1.26.8
 
-require github.com/docker/compose/v5 v5.6.0
+require (
+	github.com/docker/buildx v0.35.0
+	github.com/docker/compose/v5 v5.6.0
+)
 
 require (
 	dario.cat/mergo v1.0.2 // indirect

@@ -5,6 +5,7 @@
 package tools
 
 import (
+	_ "github.com/docker/buildx/cmd/buildx"
 	_ "github.com/docker/cli/cmd/docker"
 	_ "github.com/docker/compose/v5/cmd"
 )

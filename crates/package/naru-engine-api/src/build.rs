@@ -44,7 +44,7 @@ fn check(raw: &str) -> Result<()> {
         let value = parsed.get(name).unwrap_or_default();
         if name == "version" && value == "2" {
             return Err(Error::refused(
-                "BuildKit is not spoken: build with DOCKER_BUILDKIT=0, or with naru build, which knows its syntax",
+                "BuildKit is spoken over /grpc and /session, as docker buildx does it: install buildx",
             ));
         }
         if HONOURED.contains(&name) || WITHOUT_EFFECT.contains(&name) || NOTHING.contains(&value) {

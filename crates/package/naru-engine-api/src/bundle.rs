@@ -65,7 +65,11 @@ pub async fn save(engine: &Engine, names: Vec<String>, query: &Query) -> Result<
     Ok(streamed("application/x-tar", tokio_stream::wrappers::ReceiverStream::new(receiver)))
 }
 
-fn write_archive(store: &ImageStore, wanted: &[(Digest, Option<Reference>)], out: impl Write) -> Result<()> {
+pub fn write_archive(
+    store: &ImageStore,
+    wanted: &[(Digest, Option<Reference>)],
+    out: impl Write,
+) -> Result<()> {
     let mut out = tar::Builder::new(out);
     let (mut index, mut listed): (Vec<Value>, BTreeMap<Digest, Value>) = Default::default();
     let mut blobs: BTreeSet<Digest> = BTreeSet::new();

@@ -66,6 +66,7 @@ pub struct Inner {
     pub(crate) client: Client,
     pub(crate) images: ImageStore,
     pub(crate) builds: BuildLogs,
+    pub(crate) buildkit: crate::buildkit::Builds,
     pub(crate) node: Arc<dyn ContainerNode>,
     pub(crate) pods: Cache,
     pub(crate) claims: Cache,
@@ -116,6 +117,7 @@ impl Engine {
             client,
             images,
             builds,
+            buildkit: crate::buildkit::Builds::default(),
             node,
         }));
         for cache in [&engine.pods, &engine.claims, &engine.volumes, &engine.policies] {

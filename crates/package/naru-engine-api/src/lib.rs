@@ -21,6 +21,7 @@ mod answer;
 mod archive;
 mod attach;
 mod build;
+mod buildkit;
 mod bundle;
 mod container;
 mod containers;

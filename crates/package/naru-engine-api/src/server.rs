@@ -97,8 +97,8 @@ fn routes(engine: Engine) -> Router {
         .route("/networks/{id}/connect", post(networks::connect))
         .route("/networks/{id}/disconnect", post(networks::disconnect))
         .route("/plugins", get(system::no_plugins))
-        .route("/session", post(system::no_session))
-        .route("/grpc", post(system::no_session));
+        .route("/session", post(crate::buildkit::session))
+        .route("/grpc", post(crate::buildkit::control));
     for path in swarm {
         router = router
             .route(path, axum::routing::any(system::no_swarm))

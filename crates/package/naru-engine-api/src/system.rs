@@ -25,7 +25,7 @@ pub fn version_text((major, minor): (u32, u32)) -> String {
 pub async fn ping() -> Response {
     let mut response = "OK".into_response();
     let headers = response.headers_mut();
-    headers.insert("builder-version", HeaderValue::from_static("1"));
+    headers.insert("builder-version", HeaderValue::from_static("2"));
     headers.insert("docker-experimental", HeaderValue::from_static("false"));
     headers.insert("swarm", HeaderValue::from_static("inactive"));
     headers.insert("cache-control", HeaderValue::from_static("no-cache, no-store, must-revalidate"));
@@ -155,13 +155,6 @@ pub async fn no_swarm() -> Result<Response> {
 
 pub async fn no_plugins() -> Response {
     answer(json!([]))
-}
-
-/// BuildKit's own protocol. With `DOCKER_BUILDKIT=0` the client uses the one that is here.
-pub async fn no_session() -> Result<Response> {
-    Err(Error::refused(
-        "BuildKit sessions are not supported: build with DOCKER_BUILDKIT=0, or with naru build",
-    ))
 }
 
 pub async fn not_found() -> Result<Response> {

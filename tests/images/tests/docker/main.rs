@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
 
 mod build;
+mod buildx;
 mod client;
 mod compose;
 mod files;
