@@ -7,7 +7,7 @@ use naru_client::{Cache, Client, EventKind};
 use naru_objects::release::HistoryEntry;
 use naru_objects::{Release, ReleasePhase, ReleaseStatus, kinds, labels, timestamp};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// While something is waited for, deadlines are looked at this often.
@@ -83,6 +83,9 @@ struct Executor<'a> {
 impl Executor<'_> {
     /// One step of an app's releases; true if there is more to come.
     async fn app(&self, releases: &[Release]) -> Result<bool, naru_client::Error> {
+        for workload in self.leftovers(releases) {
+            self.scale_to_zero(workload).await?;
+        }
         let current = releases.iter().rev().find(|it| it.status.phase == ReleasePhase::Promoted);
         let active = releases.iter().find(|it| it.status.phase == ReleasePhase::Progressing);
         let waiting: Vec<&Release> = releases
@@ -229,6 +232,22 @@ impl Executor<'_> {
         why.clone_into(&mut status.message);
         status.finished_at = now();
         self.write(release, &status).await
+    }
+
+    /// Workloads of releases that are over which still want pods: the daemon was killed after it had applied a
+    /// release and before it wrote so down, and another release came first. Their pods would hold what they
+    /// request for ever.
+    fn leftovers<'r>(&self, releases: &'r [Release]) -> Vec<&'r str> {
+        let workloads = |over| {
+            let chosen = releases.iter().filter(move |it| it.status.phase.is_final() == over);
+            chosen.flat_map(|it| &it.spec.services).map(|it| it.workload.as_str())
+        };
+        let used: BTreeSet<&str> = workloads(false).collect();
+        let wants_pods = |it: &&str| {
+            let deployment = self.caches.deployments.get(&self.config.namespace, it);
+            deployment.is_some_and(|it| it["spec"]["replicas"].as_u64() != Some(0))
+        };
+        workloads(true).filter(|it| !used.contains(it)).filter(wants_pods).collect()
     }
 
     async fn scale_to_zero(&self, workload: &str) -> Result<(), naru_client::Error> {
