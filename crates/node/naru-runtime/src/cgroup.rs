@@ -18,13 +18,13 @@ pub use self::detail::{Detail, detail, freeze, processes};
 
 /// One mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Hierarchy {
-    mount: PathBuf,
+pub(crate) struct Hierarchy {
+    pub mount: PathBuf,
     /// v1: its controllers, empty for `name=systemd`; `None` for v2.
-    controllers: Option<Vec<String>>,
+    pub controllers: Option<Vec<String>>,
 }
 
-fn hierarchies() -> Vec<Hierarchy> {
+pub(crate) fn hierarchies() -> Vec<Hierarchy> {
     parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
 }
 
@@ -61,11 +61,11 @@ fn parse_mounts(mountinfo: &str) -> Vec<Hierarchy> {
 }
 
 impl Hierarchy {
-    fn has(&self, controller: &str) -> bool {
+    pub fn has(&self, controller: &str) -> bool {
         self.controllers.as_ref().is_some_and(|list| list.iter().any(|name| name == controller))
     }
 
-    fn path(&self, group: &str) -> PathBuf {
+    pub fn path(&self, group: &str) -> PathBuf {
         self.mount.join(group.trim_start_matches('/'))
     }
 }
@@ -80,18 +80,12 @@ pub fn ensure(group: &str, slice: Slice) {
         let mut path = hierarchy.mount.clone();
         for part in group.split('/').filter(|part| !part.is_empty()) {
             if hierarchy.controllers.is_none() {
-                // Controllers must be passed down one level at a time. One write each: a missing
-                // controller would otherwise void the others.
-                for controller in ["+cpu", "+memory", "+pids", "+io"] {
-                    let _ = fs::write(path.join("cgroup.subtree_control"), controller);
-                }
+                pass_controllers_down(&path);
             }
             path.push(part);
             let _ = fs::create_dir(&path);
             if hierarchy.has("cpuset") {
-                for file in ["cpuset.cpus", "cpuset.mems"] {
-                    copy_down(&path, file);
-                }
+                copy_processors_down(&path);
             }
         }
         set_priority_in(&hierarchy, &hierarchy.path(&slice_path), slice, slice == Slice::Pipelines);
@@ -119,12 +113,31 @@ fn set_priority_in(hierarchy: &Hierarchy, path: &Path, slice: Slice, is_idle: bo
     }
 }
 
+/// v1 shares as v2 weight, in the kernel's own translation.
+pub(crate) fn weight_of_shares(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
 /// v2 weight 100 is v1 1024 shares.
 pub(crate) fn shares(weight: u64) -> u64 {
     (weight * 1024 / 100).max(2)
 }
 
+/// v2 passes controllers down one level at a time. One write each: a missing controller would otherwise void the
+/// others.
+pub(crate) fn pass_controllers_down(path: &Path) {
+    for controller in ["+cpu", "+memory", "+pids", "+io"] {
+        let _ = fs::write(path.join("cgroup.subtree_control"), controller);
+    }
+}
+
 /// A v1 cpuset is born empty and refuses tasks until it has processors and memory nodes.
+pub(crate) fn copy_processors_down(path: &Path) {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        copy_down(path, file);
+    }
+}
+
 fn copy_down(path: &Path, file: &str) {
     let own = fs::read_to_string(path.join(file)).unwrap_or_default();
     if own.trim().is_empty()
@@ -373,8 +386,7 @@ fn set_limits_in(hierarchies: &[Hierarchy], group: &str, limits: &Limits) -> std
             if path.join("cpu.max").exists() {
                 let max = quota.map_or("max".to_owned(), |quota| quota.to_string());
                 write("cpu.max", format!("{max} {}", spec::PERIOD_MICROSECONDS))?;
-                // The kernel's own translation of v1 shares.
-                write("cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string())?;
+                write("cpu.weight", weight_of_shares(shares).to_string())?;
             }
             continue;
         }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{StartFailure, StartFailureKind};
 use crate::executor::PodExecutor;
+use crate::launch::{self, Groups, Launch};
 use crate::{seccomp, spec, start, sys, trace};
 
 /// The control connection of an exec helper, placed there by the daemon.
@@ -50,22 +52,56 @@ pub enum ExecResult {
 ///
 /// For programs that are single-threaded, as `naru __run` is; the caller must not have threads.
 pub fn run_bundle(bundle: &Path, id: &str) -> Result<i32, StartFailure> {
+    let filter = seccomp::default_filter(false);
+    let executor = PodExecutor { filter: Some(filter), keep_capabilities: None, die_with_parent: true };
+    let path = bundle.join("config.json");
+    let spec =
+        Spec::load(&path).map_err(|error| other(format!("cannot read {}: {error}", path.display())))?;
+    if launch::refusal(&spec).is_none()
+        && let Some(root) = spec.root().as_ref().and_then(|it| bundle.join(it.path()).canonicalize().ok())
+        && let Ok(groups) = Groups::make(&own_group(&spec, id)?, &spec)
+    {
+        let launch = Launch {
+            spec: &spec,
+            root: &root,
+            groups: &groups,
+            executor: &executor,
+            stdio: None,
+            as_brother: false,
+        };
+        let code = launch.start().map(wait_for);
+        groups.remove();
+        return code;
+    }
     let root = std::env::temp_dir().join(format!("naru-run-{}", std::process::id()));
     std::fs::create_dir_all(&root).map_err(other)?;
-    let result = run_in(bundle, id, &root);
+    let result = run_by_library(bundle, id, executor, &root);
     let _ = std::fs::remove_dir_all(&root);
     result
 }
 
-fn run_in(bundle: &Path, id: &str, root: &Path) -> Result<i32, StartFailure> {
-    let filter = seccomp::default_filter(false).map_err(other)?;
+/// The group that the bundle names, or one by the container's name.
+fn own_group(spec: &Spec, id: &str) -> Result<String, StartFailure> {
+    let is_plain = |it: &str| {
+        !it.is_empty()
+            && !it.starts_with('.')
+            && it.bytes().all(|it| it.is_ascii_alphanumeric() || b"+_.-".contains(&it))
+    };
+    if !is_plain(id) {
+        return Err(other(format!("`{id}` is not a container id")));
+    }
+    let named = spec.linux().as_ref().and_then(|it| it.cgroups_path().as_ref());
+    Ok(named.map_or_else(|| format!("/naru-run-{id}"), |it| it.display().to_string()))
+}
+
+fn run_by_library(bundle: &Path, id: &str, executor: PodExecutor, root: &Path) -> Result<i32, StartFailure> {
     let trace = root.join("start.log");
     trace::write_errors_to(&trace);
     let explain = |error| start::explain(error, &trace);
     let mut container = ContainerBuilder::new(id.to_owned(), SyscallType::Linux)
         .with_root_path(root)
         .map_err(explain)?
-        .with_executor(PodExecutor { filter: Some(filter), keep_capabilities: None, die_with_parent: true })
+        .with_executor(executor)
         .validate_id()
         .map_err(explain)?
         .as_init(bundle)
@@ -184,7 +220,7 @@ fn exec(
     let filtered = !privileged && annotation(spec::FILTERED).map_or(bound, |it| it == "true");
     let kept = annotation(spec::CAPABILITIES).and_then(|bits| bits.parse::<u64>().ok()).filter(|_| !bound);
     let admin = kept.map_or(admin, |bits| bits & spec::bits(&["SYS_ADMIN"]) != 0);
-    let filter = seccomp::default_filter(admin).map_err(other)?;
+    let filter = seccomp::default_filter(admin);
     let builder = ContainerBuilder::new(container.to_owned(), SyscallType::Linux)
         .with_root_path(directory.join("oci"))
         .map_err(explain)?

@@ -8,7 +8,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use libcontainer::config::YoukiConfig;
 use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::container::{Container, ContainerStatus};
+use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use pathrs::flags::OpenFlags;
 
@@ -16,6 +19,7 @@ use nix::mount::MsFlags;
 
 use crate::config::{ContainerConfig, Mount, SandboxConfig, StartFailure, StartFailureKind, Started, User};
 use crate::executor::{NOT_EXECUTABLE_MARK, NOT_FOUND_MARK, PodExecutor};
+use crate::launch::{self, Groups, Launch};
 use crate::spec::{self, ResolvedUser, Surroundings};
 use crate::{rootfs, seccomp, sys, trace};
 
@@ -92,21 +96,74 @@ pub fn start(
     let oci = spec::lower_to_oci(sandbox, config, &around);
     fs::write(directory.join("config.json"), oci.to_string()).map_err(other)?;
 
-    let filter = seccomp::default_filter(spec::is_admin(config)).map_err(other)?;
+    let filter = seccomp::default_filter(spec::is_admin(config));
     let kept = oci["annotations"][spec::CAPABILITIES].as_str().and_then(|bits| bits.parse().ok());
-    let kept = kept.filter(|_| !config.no_new_privileges);
+    let executor = PodExecutor {
+        filter: config.is_filtered().then_some(filter),
+        keep_capabilities: kept.filter(|_| !config.no_new_privileges),
+        die_with_parent: false,
+    };
+    let group = spec::container_cgroup(sandbox, &config.id);
+    let specification: Spec = serde_json::from_value(oci).map_err(other)?;
+    let pid = if launch::refusal(&specification).is_none()
+        && let Ok(groups) = Groups::make(&group, &specification)
+    {
+        launch_here(sandbox, &config.id, &specification, &groups, &executor, stdio)?
+    } else {
+        crate::cgroup::join_beside(&group);
+        start_by_library(sandbox, config, executor, stdio)?
+    };
+    Ok(Started { pid, started_at_nanoseconds: sys::now_nanoseconds() })
+}
+
+/// Starts it ourselves, and leaves what the library needs to know when something is executed in it later.
+fn launch_here(
+    sandbox: &SandboxConfig,
+    id: &str,
+    specification: &Spec,
+    groups: &Groups,
+    executor: &PodExecutor,
+    stdio: Stdio,
+) -> Result<i32, StartFailure> {
+    let bundle = sandbox.container_directory(id);
+    let state = sandbox.directory.join("oci").join(id);
+    fs::create_dir_all(&state).map_err(other)?;
+    YoukiConfig::from_spec(specification, id).and_then(|it| it.save(&state)).map_err(other)?;
+    let root = bundle.join("rootfs").canonicalize().map_err(other)?;
+    let launch = Launch {
+        spec: specification,
+        root: &root,
+        groups,
+        executor,
+        stdio: Some([stdio.stdin, stdio.stdout, stdio.stderr]),
+        as_brother: true,
+    };
+    let pid = launch.start()?;
+    let saved =
+        Container::new(id, ContainerStatus::Running, Some(pid), &bundle, &state).and_then(|mut it| {
+            it.set_creator(0).set_systemd(false).set_annotations(specification.annotations().clone()).save()
+        });
+    saved.map(|()| pid).map_err(|error| {
+        // One that nothing can be executed in would be found out much later.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        other(format!("cannot write down the container's state: {error}"))
+    })
+}
+
+fn start_by_library(
+    sandbox: &SandboxConfig,
+    config: &ContainerConfig,
+    executor: PodExecutor,
+    stdio: Stdio,
+) -> Result<i32, StartFailure> {
+    let directory = sandbox.container_directory(&config.id);
     let trace = directory.join("start.log");
     trace::write_errors_to(&trace);
     let explain = |error| explain(error, &trace);
-    crate::cgroup::join_beside(&spec::container_cgroup(sandbox, &config.id));
     let mut container = ContainerBuilder::new(config.id.clone(), SyscallType::Linux)
         .with_root_path(sandbox.directory.join("oci"))
         .map_err(explain)?
-        .with_executor(PodExecutor {
-            filter: config.is_filtered().then_some(filter),
-            keep_capabilities: kept,
-            die_with_parent: false,
-        })
+        .with_executor(executor)
         .with_stdin(stdio.stdin)
         .with_stdout(stdio.stdout)
         .with_stderr(stdio.stderr)
@@ -122,7 +179,7 @@ pub fn start(
     let pid =
         container.pid().map(|pid| pid.as_raw()).ok_or_else(|| other("the runtime reported no process"))?;
     container.start().map_err(explain)?;
-    Ok(Started { pid, started_at_nanoseconds: sys::now_nanoseconds() })
+    Ok(pid)
 }
 
 fn other(error: impl std::fmt::Display) -> StartFailure {

@@ -15,6 +15,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+pub mod mounts;
+
 /// Result of [`fork`].
 pub enum Fork {
     Parent(i32),
@@ -230,8 +232,30 @@ pub fn keep_capabilities(keep: u64) -> io::Result<()> {
     set_capabilities(keep, keep, keep, 0)
 }
 
+/// Takes the others out of the bounding set, which nothing brings back.
+pub fn bound_capabilities(bounding: u64) -> io::Result<()> {
+    for number in 0..64u64 {
+        // SAFETY: plain integers. Numbers that the kernel does not know are refused, which is fine.
+        if bounding & (1 << number) == 0
+            && unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } == 1
+        {
+            // SAFETY: plain integers.
+            if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Makes these the capabilities of this process, one bit each; those of the bounding set can only become fewer.
 pub fn set_capabilities(bounding: u64, effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
+    bound_capabilities(bounding)?;
+    take_capabilities(effective, permitted, inheritable)
+}
+
+/// As [`set_capabilities`], without the bounding set.
+pub fn take_capabilities(effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
     const VERSION: u32 = 0x2008_0522;
     #[repr(C)]
     struct Header {
@@ -244,17 +268,6 @@ pub fn set_capabilities(bounding: u64, effective: u64, permitted: u64, inheritab
         effective: u32,
         permitted: u32,
         inheritable: u32,
-    }
-    for number in 0..64u64 {
-        // SAFETY: plain integers. Numbers that the kernel does not know are refused, which is fine.
-        if bounding & (1 << number) == 0
-            && unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } == 1
-        {
-            // SAFETY: plain integers.
-            if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
     }
     let sets = [0, 32].map(|shift| Sets {
         effective: (effective >> shift) as u32,

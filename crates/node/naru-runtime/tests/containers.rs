@@ -42,6 +42,7 @@ cases![
     a_new_daemon_finds_what_happened,
     users_and_working_directories_are_the_images,
     a_bundle_runs_from_start_to_end,
+    both_ways_of_starting_look_the_same_inside,
     nothing_is_left_behind,
 ];
 
@@ -158,7 +159,7 @@ fn busybox() -> PathBuf {
         for name in [
             "sh", "cat", "ls", "echo", "sleep", "true", "id", "hostname", "ip", "dd", "mkdir", "mount",
             "unshare", "touch", "stat", "mknod", "yes", "head", "tail", "env", "ps", "wc", "httpd", "nc",
-            "grep", "stty", "kill", "ln", "pwd",
+            "grep", "stty", "kill", "ln", "pwd", "sed", "sort",
         ] {
             let _ = std::os::unix::fs::symlink("busybox", root.join("bin").join(name));
         }
@@ -623,6 +624,71 @@ async fn a_bundle_runs_from_start_to_end() {
         .status()
         .expect("run");
     assert_eq!(status.code(), Some(4));
+}
+
+/// We start the usual ourselves and leave the rest to libcontainer; an empty list of hooks is the rest.
+async fn both_ways_of_starting_look_the_same_inside() {
+    let script = r#"
+        id; pwd; hostname; env | sort; umask; ulimit -a; cat /proc/self/oom_score_adj
+        grep -E '^(Cap|NoNew|Seccomp|Groups|Uid|Gid|Sig[BIC])' /proc/self/status
+        sed 's/^[0-9]* [0-9]* [0-9]*:[0-9]* //; s/ master:[0-9]*//' /proc/self/mountinfo
+        for it in /dev/* /dev/net/*; do [ "$it" = /dev/net ] || stat -c '%n %F %a %u %g %t %T' "$it"; done
+        ls /proc/acpi /proc/scsi /sys/firmware; cat /proc/keys /proc/timer_list
+        ls /proc/self/fd | wc -l
+        echo > /x; echo > /volume/x; mknod /dev/disk b 8 0; mount -t tmpfs tmpfs /tmp; unshare -m true
+        ls /sys/class/net; ps
+        exit 7"#;
+    let volume = tempfile::tempdir().expect("a directory");
+    fs::create_dir_all(busybox().join("tmp")).expect("tmp");
+    let run = |user: u32, change: fn(&mut serde_json::Value)| {
+        let bundle = tempfile::tempdir().expect("a directory");
+        let mut spec = naru_runtime::oci::default_spec(false);
+        spec["root"] = serde_json::json!({"path": busybox(), "readonly": true});
+        spec["process"]["terminal"] = false.into();
+        spec["process"]["args"] = serde_json::json!(["sh", "-c", script]);
+        spec["process"]["cwd"] = "/tmp".into();
+        spec["process"]["oomScoreAdj"] = 500.into();
+        spec["process"]["user"] =
+            serde_json::json!({"uid": user, "gid": user, "additionalGids": [5, 6], "umask": 0o27});
+        let capabilities = serde_json::json!(["CAP_KILL", "CAP_NET_RAW", "CAP_MKNOD"]);
+        spec["process"]["capabilities"] = serde_json::json!({"bounding": capabilities, "effective": capabilities,
+            "permitted": capabilities, "inheritable": capabilities, "ambient": ["CAP_KILL"]});
+        let mounts = spec["mounts"].as_array_mut().expect("a list");
+        // libcontainer mounts v1 groups writable whatever it is told.
+        mounts.retain(|it| it["type"] != "cgroup");
+        mounts.push(serde_json::json!({"destination": "/volume", "type": "bind", "source": volume.path(),
+            "options": ["rbind", "nosuid", "nodev", "rro", "noatime"]}));
+        mounts
+            .push(serde_json::json!({"destination": "/bin/name", "type": "bind", "source": "/etc/hostname",
+            "options": ["bind", "ro", "noexec"]}));
+        spec["linux"]["devices"] = serde_json::json!([
+            {"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o620, "uid": 7, "gid": 8},
+        ]);
+        spec["linux"]["resources"]["pids"] = serde_json::json!({"limit": 50});
+        spec["linux"]["resources"]["memory"] = serde_json::json!({"limit": 64 << 20});
+        spec["linux"]["cgroupsPath"] = format!("/naru/apps/both-{}", std::process::id()).into();
+        change(&mut spec);
+        fs::write(bundle.path().join("config.json"), spec.to_string()).expect("written");
+        let output = std::process::Command::new("/proc/self/exe")
+            .args(["__run".as_ref(), bundle.path().as_os_str(), "both".as_ref()])
+            .output()
+            .expect("run");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    for user in [0, 1000] {
+        let ours = run(user, |_| {});
+        let theirs = run(user, |it| it["hooks"] = serde_json::json!({}));
+        assert_eq!(ours.0, Some(7), "{ours:?}");
+        for (ours, theirs) in [(&ours.1, &theirs.1), (&ours.2, &theirs.2)] {
+            let differ: Vec<_> =
+                ours.lines().zip(theirs.lines()).filter(|(ours, theirs)| ours != theirs).collect();
+            assert!(differ.is_empty() && ours.len() == theirs.len(), "user {user}: {differ:#?}\n{ours}");
+        }
+    }
+    let missing = run(0, |it| it["process"]["args"] = serde_json::json!(["nothing-like-it"]));
+    assert_eq!(missing.0, Some(127), "{missing:?}");
+    assert!(missing.2.contains("nothing-like-it"), "{missing:?}");
 }
 
 async fn nothing_is_left_behind() {
