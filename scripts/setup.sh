@@ -188,6 +188,14 @@ if [ ! -d .tools/python-docker/testcontainers ]; then
   mv .tools/python-docker.new .tools/python-docker
 fi
 
+# pytest, whose test reports are read.
+if [ ! -d .tools/python-pytest/_pytest ]; then
+  python3 -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore \
+    --target .tools/python-pytest.new 'pytest==8.4.*'
+  rm -rf .tools/python-pytest
+  mv .tools/python-pytest.new .tools/python-pytest
+fi
+
 # Node, which JavaScript actions run under; if it is missing or too old, from the package that ships the official
 # program. And the official clients of GitHub's services, as they are published.
 if ! command -v node >/dev/null || [ "$(node -p 'process.versions.node.split(".")[0]')" -lt 20 ] || ! command -v npm >/dev/null; then

@@ -19,6 +19,9 @@ pub struct Endpoints {
     /// The socket for Docker's clients.
     #[serde(default)]
     pub docker: PathBuf,
+    /// Who owns the repositories in URLs.
+    #[serde(default)]
+    pub owner: String,
 }
 
 pub fn endpoints_path(data_dir: &Path) -> PathBuf {

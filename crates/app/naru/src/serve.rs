@@ -93,9 +93,11 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let node = Node::start(node_config, client.clone(), service).await;
     let node = node.context(|| "the node cannot start".into())?;
     api.set_streams(Arc::new(Streams(node.clone())));
+    let held = naru_net::Held::default();
     let network = match filtering {
         true => {
-            naru_net::start_cluster(client.clone(), network_config, node_name.clone(), shutdown.clone()).await
+            let (held, shutdown) = (held.clone(), shutdown.clone());
+            naru_net::start_cluster(client.clone(), network_config, node_name.clone(), held, shutdown).await
         }
         false => {
             tracing::warn!("nft cannot be used: services have no addresses and network policies no effect");
@@ -161,6 +163,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         gateway_tls: tls_address.map(|it| format!("https://{}", reachable(it))),
         kubeconfig,
         docker,
+        owner: owner(args)?.to_owned(),
     };
     write_private(&connection::endpoints_path(data_dir), &serde_json::to_string(&endpoints)?)?;
 
@@ -286,6 +289,8 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
             warm_pods: args.warm_pods,
             waiting,
             runners: runners(args)?,
+            held: filtering
+                .then(|| -> naru_runner::controller::Held { Arc::new(move |address| held.holds(address)) }),
             launch,
         },
     ));

@@ -53,6 +53,7 @@ pub fn all() -> Vec<Value> {
             "waitMinutes": {"type": "integer", "minimum": 0, "maximum": 43200},
             "branches": {"type": "array", "items": {"type": "string"}}}}),
         ),
+        repository_settings(),
         crd(
             "Image",
             "images",
@@ -124,6 +125,35 @@ fn image_policy() -> Value {
         fields.remove("x-kubernetes-preserve-unknown-fields");
     }
     version["schema"]["openAPIV3Schema"]["required"] = json!(["spec"]);
+    definition
+}
+
+/// What people set for a repository. A name that is not known here is refused, not kept: a rule with a typing
+/// error would be none.
+fn repository_settings() -> Value {
+    let mut definition = crd(
+        "RepositorySettings",
+        "repositorysettings",
+        "repositorysettings",
+        &[("Egress", "string", ".spec.egress"), ("Age", "date", ".metadata.creationTimestamp")],
+        json!({
+            "properties": {
+                "egress": {"type": "string", "enum": ["all", "server"], "default": "all"},
+                "allow": {"type": "array", "maxItems": 100, "items": {
+                    "type": "object", "required": ["cidr"], "properties": {
+                        "cidr": {"type": "string", "minLength": 1, "maxLength": 18},
+                        "ports": {"type": "array", "maxItems": 100,
+                                  "items": {"x-kubernetes-int-or-string": true}}}}}},
+            "x-kubernetes-validations": [{
+                "rule": "!has(self.allow) || self.egress == 'server'",
+                "message": "allow means something only with egress: server"}],
+        }),
+    );
+    let spec = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    if let Value::Object(spec) = spec {
+        spec.remove("x-kubernetes-preserve-unknown-fields");
+        spec.insert("default".into(), json!({}));
+    }
     definition
 }
 

@@ -87,6 +87,8 @@ pub const CRD: Kind =
 pub const RUN: Kind = kind("naru.dev", "v1", "Run", "runs", true);
 pub const WORKFLOW: Kind = kind("naru.dev", "v1", "Workflow", "workflows", true);
 pub const ENVIRONMENT: Kind = kind("naru.dev", "v1", "Environment", "environments", true);
+pub const REPOSITORY_SETTINGS: Kind =
+    kind("naru.dev", "v1", "RepositorySettings", "repositorysettings", true);
 pub const IMAGE: Kind = kind("naru.dev", "v1", "Image", "images", true);
 pub const IMAGE_POLICY: Kind = kind("naru.dev", "v1", "ImagePolicy", "imagepolicies", false);
 pub const RELEASE: Kind = kind("naru.dev", "v1", "Release", "releases", true);
@@ -114,6 +116,7 @@ pub const ALL: &[Kind] = &[
     RUN,
     WORKFLOW,
     ENVIRONMENT,
+    REPOSITORY_SETTINGS,
     IMAGE,
     IMAGE_POLICY,
     RELEASE,

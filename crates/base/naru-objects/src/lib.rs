@@ -20,6 +20,7 @@ pub mod kinds;
 pub mod labels;
 pub mod release;
 pub mod run;
+mod settings;
 pub mod workflow;
 
 pub use environment::{Environment, EnvironmentSpec};
@@ -33,6 +34,7 @@ pub use run::{
     Again, Diagnostic, GroupPlace, JobPhase, JobStatus, LostPod, Run, RunPhase, RunSpec, RunStatus,
     StepStatus,
 };
+pub use settings::{Allowed, Egress, RepositorySettings, RepositorySettingsSpec};
 pub use workflow::{Workflow, WorkflowSchedule, WorkflowSpec, WorkflowStatus};
 
 use serde::{Deserialize, Serialize};

@@ -3,8 +3,9 @@
 //! Whenever an object changes, the rules are computed anew and replaced as a whole, if they differ. What
 //! was written last stays in the kernel when this process ends, so that traffic goes on.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use naru_client::{Cache, Client};
@@ -34,6 +35,20 @@ pub(crate) struct Caches {
     policies: Cache,
 }
 
+/// The addresses of pods whose policies for what they may reach are in force. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Held(Arc<RwLock<BTreeSet<String>>>);
+
+impl Held {
+    pub fn holds(&self, address: &str) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(address)
+    }
+
+    fn set(&self, held: BTreeSet<String>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+}
+
 /// Whether the kernel takes rules from us. Without them pods have no addresses of services, and names are
 /// better asked where the machine asks.
 pub async fn can_filter() -> bool {
@@ -45,6 +60,7 @@ pub async fn start(
     client: Client,
     config: Config,
     node: String,
+    held: Held,
     shutdown: CancellationToken,
 ) -> Vec<JoinHandle<()>> {
     let cache = |kind: &Kind| client.cache(kind, None, "");
@@ -70,7 +86,7 @@ pub async fn start(
             tracing::warn!(%gateway, %error, "cannot answer for names: pods find services by address only");
         }
     }
-    tasks.push(tokio::spawn(keep(client, caches, config, node, dns_at, shutdown)));
+    tasks.push(tokio::spawn(keep(client, caches, config, node, dns_at, held, shutdown)));
     tasks
 }
 
@@ -100,6 +116,7 @@ async fn keep(
     config: Config,
     node: String,
     dns: SocketAddrV4,
+    held: Held,
     shutdown: CancellationToken,
 ) {
     let all = [&caches.services, &caches.slices, &caches.pods, &caches.namespaces, &caches.policies];
@@ -119,14 +136,12 @@ async fn keep(
         let objects =
             services::Objects { services: &services, slices: &slices, pods: &pods, open: &open, node: &node };
         let (policies, namespaces) = (caches.policies.list(), caches.namespaces.list());
-        let rules = [
-            services::rules(&config, &objects),
-            policies::rules(
-                &config,
-                &policies::Objects { policies: &policies, pods: &pods, namespaces: &namespaces },
-                dns,
-            ),
-        ];
+        let (policies, now_held) = policies::rules(
+            &config,
+            &policies::Objects { policies: &policies, pods: &pods, namespaces: &namespaces },
+            dns,
+        );
+        let rules = [services::rules(&config, &objects), policies];
         let mut failed = false;
         for (written, rules) in written.iter_mut().zip(rules) {
             if *written == rules {
@@ -141,6 +156,7 @@ async fn keep(
             }
         }
         if !failed {
+            held.set(now_held);
             firewall::open_loopback(&config);
             let machine = balancers::machine_address();
             for service in &services {

@@ -32,7 +32,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
 pub use addresses::{Allocator, ParseSubnetError, Subnet};
-pub use cluster::{DNS_ADDRESS, can_filter, start as start_cluster};
+pub use cluster::{DNS_ADDRESS, Held, can_filter, start as start_cluster};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {

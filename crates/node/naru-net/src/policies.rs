@@ -183,8 +183,13 @@ fn port_match(port: &Value, receiver: Option<&Value>) -> Option<String> {
     }
 }
 
-/// The whole table, as a transaction for `nft -f -`. `dns` is where the cluster's name server listens.
-pub fn rules(config: &Config, objects: &Objects<'_>, dns: std::net::SocketAddrV4) -> String {
+/// The whole table, as a transaction for `nft -f -`, and the addresses of the pods that may not reach everything.
+/// `dns` is where the cluster's name server listens.
+pub fn rules(
+    config: &Config,
+    objects: &Objects<'_>,
+    dns: std::net::SocketAddrV4,
+) -> (String, BTreeSet<String>) {
     let (dns, dns_port) = (dns.ip(), dns.port());
     let namespaces = objects.namespaces.iter().map(|it| (text(it, "/metadata/name"), &**it)).collect();
     let world = World { objects, namespaces };
@@ -215,8 +220,9 @@ pub fn rules(config: &Config, objects: &Objects<'_>, dns: std::net::SocketAddrV4
     }
     let (table, bridge) = (table_name(config), &config.bridge);
     let mut out = format!("table ip {table}\ndelete table ip {table}\n");
+    let held: BTreeSet<String> = maps[1].keys().map(|it| (*it).to_owned()).collect();
     if chains.is_empty() {
-        return out;
+        return (out, held);
     }
     let _ = writeln!(out, "table ip {table} {{");
     for (body, chain) in &chains {
@@ -249,7 +255,7 @@ pub fn rules(config: &Config, objects: &Objects<'_>, dns: std::net::SocketAddrV4
          }}\n\
          }}\n"
     );
-    out
+    (out, held)
 }
 
 #[cfg(test)]
@@ -278,7 +284,8 @@ mod tests {
         ];
         let config = Config::new("nt0", "10.9.0.0/24".parse().expect("a subnet"));
         let objects = Objects { policies: &policies, pods: &pods, namespaces: &[place("a"), place("b")] };
-        let text = rules(&config, &objects, "10.9.0.1:53".parse().expect("an address"));
+        let (text, held) = rules(&config, &objects, "10.9.0.1:53".parse().expect("an address"));
+        assert_eq!(held.into_iter().collect::<Vec<_>>(), ["10.9.0.2", "10.9.0.3"]);
         for line in [
             "ip saddr { 10.9.0.2 } tcp dport 8080 return",
             "ip saddr { 10.9.0.4 } tcp dport 1000-2000 return",
@@ -290,6 +297,7 @@ mod tests {
             assert!(text.contains(line), "{line}\n{text}");
         }
         let open = Objects { policies: &[], ..objects };
-        assert!(!rules(&config, &open, "10.9.0.1:53".parse().expect("an address")).contains("chain"));
+        let (text, held) = rules(&config, &open, "10.9.0.1:53".parse().expect("an address"));
+        assert!(!text.contains("chain") && held.is_empty());
     }
 }

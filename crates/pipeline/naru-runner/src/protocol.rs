@@ -3,6 +3,7 @@
 //! A line is `##naru <nonce> <json>`. The nonce is in the job's own file and not in the environment, so
 //! that a step that prints such a line by accident (or a log of ours) is not taken for the job's word.
 
+use crate::reports::Test;
 use naru_objects::Diagnostic;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,6 +39,11 @@ pub enum Event {
     Resumed {
         at: String,
     },
+    /// Tests of a report that the job has left; a long one comes in several.
+    Tests {
+        file: String,
+        tests: Vec<Test>,
+    },
     JobEnded {
         outcome: Outcome,
         outputs: BTreeMap<String, String>,
@@ -66,6 +72,14 @@ pub fn to_line(nonce: &str, event: &Event) -> String {
 /// The event of a line, if it is one under this nonce.
 pub fn of_line(nonce: &str, line: &str) -> Option<Event> {
     serde_json::from_str(line.strip_prefix(MARK)?.strip_prefix(nonce)?.strip_prefix(' ')?).ok()
+}
+
+/// The tests that a line of a job's log tells of, whatever its nonce: a step could print them as well.
+pub fn tests_of(line: &str) -> Option<(String, Vec<Test>)> {
+    match serde_json::from_str(line.strip_prefix(MARK)?.split_once(' ')?.1).ok()? {
+        Event::Tests { file, tests } => Some((file, tests)),
+        _ => None,
+    }
 }
 
 /// A job's log line as people want to see it: our own lines become headings or vanish.

@@ -2,6 +2,8 @@
 //!
 //! They need root, `cargo build -p naru`, and what `scripts/setup.sh` installs.
 
+mod limits;
+
 use naru_actions_tests::harness::{Daemon, Repository, naru_binary, text};
 use naru_actions_tests::{ended, secret};
 use serde_json::{Value, json};

@@ -78,6 +78,23 @@ fn artifacts_of_every_client_reach_the_run_s_other_jobs() {
     assert!(text(&refused).contains("`actions: read`"), "{}", text(&refused));
     it.call(&it.claims, &[CLIENTS[1], "delete", "dist-1", &find(&it.claims)]);
 
+    // Test reports in artifacts, zipped or not.
+    let report = |test: &str| {
+        format!(
+            "<testsuites><testsuite><testcase classname=\"c\" name=\"{test}\" time=\"3\"/></testsuite></testsuites>"
+        )
+    };
+    let zipped = it.write("dist/out/a.xml", report("in_an_archive").as_bytes());
+    let bare = it.write("dist/b.xml", report("as_it_is").as_bytes());
+    it.call(&it.claims, &[CLIENTS[0], "upload", "reports", &root, "{}", &zipped]);
+    it.call(&it.claims, &[CLIENTS[1], "upload", "", &root, r#"{"skipArchive": true}"#, &bare]);
+    let tests = text(&it.daemon.naru(&["ci", "tests", "page-main-1"]));
+    for line in
+        ["artifact reports: 1 passed", "artifact b.xml: 1 passed", "3.00 s  c.in_an_archive", "c.as_it_is"]
+    {
+        assert!(tests.contains(line), "{line}: {tests}");
+    }
+
     let foreign = JobClaims { run_uid: "00000000-0000-0000-0000-000000000000".into(), ..it.claims.clone() };
     let refused = it.run(&foreign, &[CLIENTS[0], "list"]);
     assert!(text(&refused).contains("the run of this token is gone"), "{}", text(&refused));

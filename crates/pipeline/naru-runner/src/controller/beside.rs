@@ -88,7 +88,7 @@ impl Beside {
             "name": name, "image": request.image, "imagePullPolicy": "IfNotPresent", "command": command,
             "env": [{"name": WAIT_TOKEN, "value": ""}], "volumeMounts": mounts,
             // Docker actions are made to run as root, which owns the workspace.
-            "securityContext": {"runAsUser": 0},
+            "securityContext": {"runAsUser": 0, "allowPrivilegeEscalation": false},
         })
     }
 

@@ -6,6 +6,7 @@
 pub mod beside;
 mod contexts;
 mod driver;
+mod egress;
 mod environments;
 mod expand;
 mod follow;
@@ -18,6 +19,7 @@ mod start;
 mod warm;
 mod workflows;
 
+pub use egress::Held;
 pub use environments::{approval_annotation, secret_name, variables_name};
 pub(crate) use pod::words;
 pub use pod::{SERVER_HOST, WAIT_TOKEN};
@@ -71,6 +73,8 @@ pub struct Config {
     pub warm_pods: usize,
     /// Where those pods ask for their jobs.
     pub waiting: Arc<Waiting>,
+    /// Tells whether the rules of a pod's address are in force; none where policies have no effect.
+    pub held: Option<Held>,
     /// Our own program on the node, which runs the steps in job pods.
     pub launch: Launch,
 }

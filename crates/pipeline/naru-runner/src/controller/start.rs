@@ -48,19 +48,26 @@ impl Driver {
                 return Ok(Acted::Moved);
             }
         };
+        let held = match self.shared.hold(&self.run.spec.repository).await? {
+            Ok(held) => held,
+            Err(why) => {
+                self.close(at, index, JobPhase::Failed, &why);
+                return Ok(Acted::Moved);
+            }
+        };
         let plain = made.container.is_none()
             && made.services.is_empty()
             && matches!(made.cancel_timeout_minutes, 0 | warm::CANCEL_MINUTES);
         if plain && let Some(pod) = self.left_behind(&self.plans[at].keys[index]) {
             self.started(at, index, pod.clone(), environment).await?;
-            self.offer(&pod, made.file);
+            self.offer(&pod, made.file, held);
             return Ok(Acted::Moved);
         }
         if plain && let Some(pod) = self.shared.claim(&made.image) {
             match self.shared.adopt(&pod, &made.metadata).await {
                 Ok(()) => {
                     self.started(at, index, pod.clone(), environment).await?;
-                    self.offer(&pod, made.file);
+                    self.offer(&pod, made.file, held);
                     return Ok(Acted::Moved);
                 }
                 // It went just now.
@@ -68,7 +75,7 @@ impl Driver {
                 Err(error) => return Err(error),
             }
         }
-        self.make_pod(at, index, made, environment).await
+        self.make_pod(at, index, made, environment, held).await
     }
 
     /// Whether the job may begin: the environment that it deploys to, or what came of it instead.
@@ -196,6 +203,7 @@ impl Driver {
         index: usize,
         made: Made,
         environment: String,
+        held: bool,
     ) -> Result<Acted, naru_client::Error> {
         let key = &self.plans[at].keys[index];
         let mut pod = format!("{}-{key}", self.run.metadata.name);
@@ -227,7 +235,7 @@ impl Driver {
         };
         already_there_is_fine(self.client.create(&kinds::POD, &object).await)?;
         self.started(at, index, pod.clone(), environment).await?;
-        self.offer(&pod, made.file);
+        self.offer(&pod, made.file, held);
         Ok(Acted::Moved)
     }
 
@@ -247,7 +255,8 @@ impl Driver {
         self.write().await
     }
 
-    fn offer(&self, pod: &str, file: JobFile) {
+    /// Gives a pod its job; one that is to be held once it is.
+    fn offer(&self, pod: &str, file: JobFile, held: bool) {
         let file = JobFile {
             nonce: self.nonce(pod),
             beside_url: self.shared.url_of(pod),
@@ -255,7 +264,15 @@ impl Driver {
             ..file
         };
         let text = serde_json::to_string(&file).expect("a job file always serialises");
-        self.shared.waiting.offer(pod, text);
+        if !held {
+            return self.shared.waiting.offer(pod, text);
+        }
+        let (shared, pod) = (self.shared.clone(), pod.to_owned());
+        tokio::spawn(async move {
+            if shared.is_held(&pod).await {
+                shared.waiting.offer(&pod, text);
+            }
+        });
     }
 
     /// Jobs whose pods may not have heard of them before this process began. A pod that has its job asks for no
@@ -269,8 +286,12 @@ impl Driver {
                     continue;
                 }
                 let (pod, environment) = (job.pod.clone(), job.environment.clone());
-                match self.make(at, index, &environment).await? {
-                    Ok(made) => self.offer(&pod, made.file),
+                let made = match self.make(at, index, &environment).await? {
+                    Ok(made) => self.shared.hold(&self.run.spec.repository).await?.map(|held| (made, held)),
+                    Err(why) => Err(why),
+                };
+                match made {
+                    Ok((made, held)) => self.offer(&pod, made.file, held),
                     Err(why) => self.close(at, index, JobPhase::Failed, &why),
                 }
             }

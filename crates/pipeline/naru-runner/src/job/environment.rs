@@ -310,9 +310,10 @@ impl JobRun<'_> {
         ] {
             command.env(name, files.join(file));
         }
-        if !self.path.is_empty() {
-            let path = format!("{}:{}", self.path.join(":"), self.search_path(env));
-            command.env("PATH", path);
+        if !self.path.is_empty() || self.has_tools {
+            let mut all = self.path.clone();
+            all.push(self.search_path(env));
+            command.env("PATH", all.join(":"));
         }
     }
 

@@ -22,6 +22,8 @@ mod pause;
 mod process;
 mod script;
 pub mod snapshot;
+mod sudo;
+mod testing;
 pub mod wait;
 
 use crate::protocol::{Event, Outcome};
@@ -112,9 +114,17 @@ pub async fn run(file: JobFile, image_path: String, out: &mut (dyn Write + Send)
         }
     }
     log.mask.settle();
+    let mut image_path = image_path;
     let places = Places::of(&file);
     let contexts = environment::first_contexts(&file, &places);
     log.debug = contexts.get("runner").is_some_and(|it| it["debug"] == "1");
+    // On somebody's own machine nobody is made root.
+    let in_pod = !file.beside_url.is_empty();
+    let root = places.workspace.parent().filter(|_| in_pod);
+    let sudo = root.and_then(|it| sudo::offer(it, &image_path));
+    if let Some(directory) = &sudo {
+        image_path = format!("{image_path}:{}", directory.display());
+    }
     let now = Instant::now();
     let mut run = JobRun {
         log,
@@ -136,6 +146,7 @@ pub async fn run(file: JobFile, image_path: String, out: &mut (dyn Write + Send)
         summary: String::new(),
         groups: Vec::new(),
         extra_steps: 0,
+        has_tools: sudo.is_some(),
         image_path,
         file,
     };
@@ -172,6 +183,8 @@ struct JobRun<'a> {
     /// Steps beyond those of the file: what packages do before and after.
     extra_steps: usize,
     image_path: String,
+    /// The image's PATH has a directory of ours at its end.
+    has_tools: bool,
 }
 
 /// Somebody wants the job to end: its pod is deleted, or whoever started it here says so.
@@ -248,6 +261,7 @@ impl JobRun<'_> {
             None if self.levels[0].failed => Outcome::Failed,
             None => Outcome::Succeeded,
         };
+        self.report_tests();
         let summary = std::mem::take(&mut self.summary);
         let summary = summary.lines().map(|it| self.log.masked(it)).collect::<Vec<_>>().join("\n");
         let annotations = std::mem::take(&mut self.log.annotations);

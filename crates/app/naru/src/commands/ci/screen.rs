@@ -128,7 +128,8 @@ impl Screen {
                     self.of_job(key, &format!("| {line}"));
                 }
             }
-            Event::JobStarted { .. } | Event::JobEnded { .. } => {}
+            // The summary says what of them is worth a look.
+            Event::JobStarted { .. } | Event::Tests { .. } | Event::JobEnded { .. } => {}
         }
     }
 

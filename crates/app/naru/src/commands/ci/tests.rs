@@ -1,4 +1,5 @@
-//! `naru ci tests`: the tests that a run's jobs told of in their output.
+//! `naru ci tests`: the tests that a run's jobs told of: in JUnit's files that they left in their workspace or as
+//! artifacts, or, of a job that has left none, in its output.
 
 use super::run_named;
 use crate::cli::Global;
@@ -7,9 +8,10 @@ use crate::error::Result;
 use futures::{AsyncBufReadExt, StreamExt};
 use naru_client::{Client, LogOptions};
 use naru_objects::{NAMESPACE, Run, kinds};
-use naru_runner::protocol::MARK;
-use naru_runner::reports::{Outcome, Test, flaky, test_of};
-use serde_json::json;
+use naru_runner::protocol::{MARK, tests_of};
+use naru_runner::reports::{Outcome, Test, count, flaky, junit, test_of, zip};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 /// So many of the slowest are named.
@@ -23,7 +25,10 @@ pub struct TestsArgs {
     json: bool,
 }
 
-/// A job with its tests.
+/// A larger artifact is not opened for the tests in it.
+const ARTIFACT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A job, or an artifact, with its tests.
 struct Report {
     job: String,
     tests: Vec<Test>,
@@ -33,7 +38,8 @@ struct Report {
 pub async fn run(global: &Global, args: &TestsArgs) -> Result<ExitCode> {
     let client = connection::client(global).await?;
     let run = run_named(&client, &args.run).await?;
-    let reports = reports(&client, &run).await;
+    let mut reports = reports(&client, &run).await;
+    reports.extend(in_artifacts(global, &run, &reports).await?);
     // Runs of the same commit, this one among them: whatever did both there is not the code's doing.
     let objects = client.list(&kinds::RUN, Some(NAMESPACE), "").await?;
     let mut all = Vec::new();
@@ -58,10 +64,15 @@ async fn reports(client: &Client, run: &Run) -> Vec<Report> {
         // A pod of long ago is gone, and its log with it.
         let Ok(log) = client.logs(NAMESPACE, &job.pod, "job", &LogOptions::default()).await else { continue };
         let mut lines = log.lines();
-        let mut tests = Vec::new();
+        let (mut printed, mut left) = (Vec::new(), Vec::new());
         while let Some(Ok(line)) = lines.next().await {
-            tests.extend(Some(line).filter(|it| !it.starts_with(MARK)).and_then(|it| test_of(&it)));
+            match line.starts_with(MARK) {
+                true => left.extend(tests_of(&line).into_iter().flat_map(|(_, tests)| tests)),
+                false => printed.extend(test_of(&line)),
+            }
         }
+        // The same tests, told twice.
+        let tests = if left.is_empty() { printed } else { left };
         if !tests.is_empty() {
             reports.push(Report { job: job.name.clone(), tests });
         }
@@ -69,8 +80,57 @@ async fn reports(client: &Client, run: &Run) -> Vec<Report> {
     reports
 }
 
-fn count(tests: &[Test], outcome: Outcome) -> usize {
-    tests.iter().filter(|it| it.outcome == outcome).count()
+/// The tests of reports that were uploaded, as far as no job tells of them.
+async fn in_artifacts(global: &Global, run: &Run, reports: &[Report]) -> Result<Vec<Report>> {
+    let known: BTreeSet<&str> = reports.iter().flat_map(|it| &it.tests).map(|it| it.name.as_str()).collect();
+    let endpoints = connection::endpoints(global)?;
+    let token = std::fs::read_to_string(connection::push_token_path(&global.data_dir))?;
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let get = async |url: &str| http.get(url).bearer_auth(token.trim()).send().await?.error_for_status();
+    let id = naru_token::run_id(&run.metadata.uid);
+    let repository = format!("{}/api/v3/repos/{}/{}", endpoints.http, endpoints.owner, run.spec.repository);
+    let list: Value =
+        get(&format!("{repository}/actions/runs/{id}/artifacts?per_page=100")).await?.json().await?;
+    let mut found = Vec::new();
+    for artifact in list["artifacts"].as_array().into_iter().flatten() {
+        let name = artifact["name"].as_str().unwrap_or_default();
+        if artifact["size_in_bytes"].as_u64().is_none_or(|it| it > ARTIFACT_BYTES_MAX) {
+            continue;
+        }
+        let bytes =
+            get(&format!("{repository}/actions/artifacts/{}/zip", artifact["id"])).await?.bytes().await?;
+        let mut tests = uploaded(name, &bytes);
+        tests.retain(|it| !known.contains(it.name.as_str()));
+        if !tests.is_empty() {
+            found.push(Report { job: format!("artifact {name}"), tests });
+        }
+    }
+    Ok(found)
+}
+
+/// The tests in an artifact: an archive, or the report itself.
+fn uploaded(name: &str, bytes: &[u8]) -> Vec<Test> {
+    let read = |file: &str, text: &[u8]| match junit::read(text) {
+        Ok(tests) => tests,
+        Err(error) => {
+            eprintln!("the test report {file} in the artifact {name} cannot be read: {error}");
+            Vec::new()
+        }
+    };
+    if junit::is_report(bytes) {
+        return read(name, bytes);
+    }
+    let entries = zip::entries(bytes).unwrap_or_default();
+    let is_xml = |it: &&zip::Entry| {
+        it.name.to_ascii_lowercase().ends_with(".xml") && it.bytes <= junit::FILE_BYTES_MAX
+    };
+    let texts = entries.iter().filter(is_xml).filter_map(|it| {
+        let text = zip::content(bytes, it, junit::FILE_BYTES_MAX).ok()?;
+        junit::is_report(&text).then(|| (it.name.clone(), text))
+    });
+    let mut tests: Vec<Test> = texts.flat_map(|(file, text)| read(&file, &text)).collect();
+    tests.truncate(junit::TESTS_MAX);
+    tests
 }
 
 fn slowest(reports: &[Report]) -> Vec<(f64, &str)> {
@@ -84,7 +144,7 @@ fn slowest(reports: &[Report]) -> Vec<(f64, &str)> {
 fn lines(reports: &[Report], flaky: &[String]) -> Vec<String> {
     if reports.is_empty() {
         return vec![
-            "no tests are told of in the output; known are those of cargo test, go test -v, pytest -v and TAP".into(),
+            "no tests are told of: known are JUnit's files, and the output of cargo test, go test -v, pytest -v and TAP".into(),
         ];
     }
     let mut lines = Vec::new();
@@ -113,7 +173,7 @@ fn as_json(reports: &[Report], flaky: &[String]) -> serde_json::Value {
         Outcome::Failed => "failed",
         Outcome::Skipped => "skipped",
     };
-    let test = |it: &Test| json!({"name": it.name, "outcome": outcome(it.outcome), "seconds": it.seconds});
+    let test = |it: &Test| json!({"name": it.name, "outcome": outcome(it.outcome), "seconds": it.seconds, "retried": it.retried});
     let job = |it: &Report| json!({"job": it.job, "tests": it.tests.iter().map(test).collect::<Vec<_>>()});
     json!({"jobs": reports.iter().map(job).collect::<Vec<_>>(), "flaky": flaky})
 }

@@ -1,21 +1,85 @@
-//! Tests as their programs print them: what `cargo test`, `go test -v`, `pytest -v` and whatever speaks TAP say
-//! line by line. Pure.
+//! Tests as their programs tell of them: line by line, as `cargo test`, `go test -v`, `pytest -v` and whatever
+//! speaks TAP do, or in JUnit's files ([`junit`]). What is here is pure.
 
+pub mod junit;
+pub mod places;
+pub mod zip;
+
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A test that takes longer is named as slow.
+pub const SLOW_SECONDS: f64 = 1.0;
+
+/// So many names are in a summary, each of its kind.
+const NAMES_SHOWN: usize = 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Outcome {
     Passed,
     Failed,
     Skipped,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Test {
     pub name: String,
     pub outcome: Outcome,
     /// Where the program says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// It failed first and passed when its program ran it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retried: bool,
+}
+
+pub fn count(tests: &[Test], outcome: Outcome) -> usize {
+    tests.iter().filter(|it| it.outcome == outcome).count()
+}
+
+/// What a job's summary says of its reports: a table of files, and the tests that somebody should look at.
+pub fn summary(files: &[(String, Vec<Test>)]) -> String {
+    let mut text =
+        "### Tests\n\n| report | passed | failed | skipped | seconds |\n| --- | --- | --- | --- | --- |\n"
+            .to_owned();
+    for (file, tests) in files {
+        let of = |outcome| count(tests, outcome);
+        let seconds: f64 = tests.iter().filter_map(|it| it.seconds).sum();
+        let (passed, failed, skipped) = (of(Outcome::Passed), of(Outcome::Failed), of(Outcome::Skipped));
+        let _ = writeln!(text, "| {} | {passed} | {failed} | {skipped} | {seconds:.2} |", cell(file));
+    }
+    let all: Vec<&Test> = files.iter().flat_map(|(_, tests)| tests).collect();
+    let mut name = |what: &str, names: Vec<String>| {
+        if names.is_empty() {
+            return;
+        }
+        let _ = writeln!(text, "\n{what}\n");
+        for it in names.iter().take(NAMES_SHOWN) {
+            let _ = writeln!(text, "- {it}");
+        }
+        if names.len() > NAMES_SHOWN {
+            let _ = writeln!(text, "- and {} more", names.len() - NAMES_SHOWN);
+        }
+    };
+    let failed = all.iter().filter(|it| it.outcome == Outcome::Failed);
+    name("**Failed**", failed.map(|it| cell(&it.name)).collect());
+    name(
+        "**Passed only when run again**",
+        all.iter().filter(|it| it.retried).map(|it| cell(&it.name)).collect(),
+    );
+    let mut slow: Vec<(f64, &str)> =
+        all.iter().filter_map(|it| Some((it.seconds?, it.name.as_str()))).collect();
+    slow.retain(|(seconds, _)| *seconds >= SLOW_SECONDS);
+    slow.sort_by(|a, b| b.0.total_cmp(&a.0));
+    name("**Slow**", slow.iter().map(|(seconds, it)| format!("{} ({seconds:.1} s)", cell(it))).collect());
+    text
+}
+
+/// A name as code in Markdown: whatever is in it, it stays one line of one cell.
+fn cell(text: &str) -> String {
+    format!("`{}`", text.replace(['`', '\n', '\r'], "'").replace('|', "\\|"))
 }
 
 /// The test that a line of a job's log tells of, if it does.
@@ -25,7 +89,7 @@ pub fn test_of(line: &str) -> Option<Test> {
 }
 
 fn test(name: &str, outcome: Outcome) -> Test {
-    Test { name: name.to_owned(), outcome, seconds: None }
+    Test { name: name.to_owned(), outcome, seconds: None, retried: false }
 }
 
 /// `test a::b ... ok`, `test a ... FAILED`, `test a ... ignored, why`
@@ -96,7 +160,7 @@ pub fn flaky<'a>(runs: impl Iterator<Item = &'a Test>) -> Vec<String> {
     for it in runs {
         let (passed, failed) = seen.entry(&it.name).or_default();
         *passed |= it.outcome == Outcome::Passed;
-        *failed |= it.outcome == Outcome::Failed;
+        *failed |= it.outcome == Outcome::Failed || it.retried;
     }
     seen.into_iter()
         .filter(|(_, (passed, failed))| *passed && *failed)
@@ -140,6 +204,22 @@ mod tests {
             ["ok then", "test result: ok. 3 passed", "tests are fun ... ok", "--- a/file", "not ok", "ok 1 "]
         {
             assert_eq!(at(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_summary_names_what_somebody_should_look_at() {
+        let mut all =
+            ["ok 1 - a", "not ok 2 - b|c`", "ok 3 - d # time=2500ms"].map(|it| test_of(it).unwrap()).to_vec();
+        all[0].retried = true;
+        let text = summary(&[("junit.xml".into(), all)]);
+        for line in [
+            "| `junit.xml` | 2 | 1 | 0 | 2.50 |\n",
+            "**Failed**\n\n- `b\\|c'`\n",
+            "**Passed only when run again**\n\n- `a`\n",
+            "**Slow**\n\n- `d` (2.5 s)\n",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
         }
     }
 
