@@ -72,9 +72,6 @@ pub fn refusal(spec: &Spec) -> Option<&'static str> {
     {
         return Some("settings of the kernel");
     }
-    if std::env::var_os("LISTEN_FDS").is_some() {
-        return Some("sockets to pass on");
-    }
     namespaces(linux)
         .err()
         .or_else(|| groups::refusal(spec))
