@@ -9,6 +9,7 @@ use crate::root;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// The name under which this program times things inside that namespace.
@@ -20,14 +21,21 @@ const RUNS_PER_ROUND: usize = 30;
 const PODMAN_RUNS_PER_ROUND: usize = 5;
 const WARM_UP_RUNS: usize = 3;
 const SECONDS_MAX: &str = "300";
-const GOAL_CRUN: f64 = 2.0;
-const GOAL_PODMAN: f64 = 1.0 / 8.0;
+const GOAL_CRUN: f64 = 1.0;
+const GOAL_RUNC: f64 = 0.4;
+const GOAL_PODMAN: f64 = 0.03;
+
+/// Many at once: this many containers, so many of them at a time.
+const MANY: usize = 200;
+const AT_A_TIME: usize = 10;
+const MANY_ROUNDS: usize = 3;
+const GOAL_MANY_RUNC: f64 = 1.0 / 5.0;
 
 const PEERS: &[(&str, &str)] = &[("crun", "crun"), ("runc", "runc"), ("podman", "podman")];
 
 pub fn run(bench: &mut Bench) -> Result<Vec<Line>> {
     let dir = bench.scratch.path().join("container");
-    make_bundle(&dir)?;
+    make_bundle(&dir, &["/bin/true"])?;
     let versions: Vec<(&str, String)> = PEERS
         .iter()
         .filter_map(|(name, program)| Some((*name, measure::version(name, program, "--version")?)))
@@ -60,6 +68,7 @@ pub fn run(bench: &mut Bench) -> Result<Vec<Line>> {
     for (name, _) in PEERS {
         let goal = || match *name {
             "crun" => Goal::RatioAtMost(GOAL_CRUN),
+            "runc" => Goal::RatioAtMost(GOAL_RUNC),
             "podman" => Goal::RatioAtMost(GOAL_PODMAN),
             _ => Goal::None,
         };
@@ -80,6 +89,18 @@ pub fn run(bench: &mut Bench) -> Result<Vec<Line>> {
                 } else {
                     String::new()
                 },
+            });
+        }
+        if *name != "podman" {
+            let (ours, theirs) = (series("naru", "many").concat(), series(name, "many").concat());
+            lines.push(Line {
+                what: format!("{MANY} containers, {AT_A_TIME} at a time"),
+                unit: "s",
+                ours: median(&ours),
+                peer: version.clone().map(|it| (it, median(&theirs))),
+                ratios: measure::ratios(&ours, &theirs),
+                goal: if *name == "runc" { Goal::RatioAtMost(GOAL_MANY_RUNC) } else { Goal::None },
+                note: String::new(),
             });
         }
         // podman's monitor is nobody's child, so its CPU time cannot be counted like the others'.
@@ -113,8 +134,8 @@ fn podman_remains() -> Vec<PathBuf> {
     found
 }
 
-/// A bundle as `runc spec` writes it, with a static `true`.
-fn make_bundle(dir: &Path) -> Result<()> {
+/// A bundle as `runc spec` writes it, with a static busybox.
+pub fn make_bundle(dir: &Path, arguments: &[&str]) -> Result<()> {
     let failed = |it: std::io::Error| format!("cannot make the bundle in {}: {it}", dir.display());
     let bin = dir.join("rootfs/bin");
     std::fs::create_dir_all(&bin).map_err(failed)?;
@@ -131,7 +152,7 @@ fn make_bundle(dir: &Path) -> Result<()> {
     };
     let mut config: Value = serde_json::from_str(&config).map_err(|it| it.to_string())?;
     config["process"]["terminal"] = json!(false);
-    config["process"]["args"] = json!(["/bin/true"]);
+    config["process"]["args"] = json!(arguments);
     std::fs::write(dir.join("config.json"), config.to_string()).map_err(failed)
 }
 
@@ -157,6 +178,7 @@ struct Program {
     runs: usize,
     milliseconds: Vec<Vec<f64>>,
     cpu: Vec<Vec<f64>>,
+    many: Vec<Vec<f64>>,
 }
 
 fn time_all(dir: &Path, naru: &str, peers: &[String]) -> Result<Value> {
@@ -172,31 +194,52 @@ fn time_all(dir: &Path, naru: &str, peers: &[String]) -> Result<Value> {
             }
         });
     }
-    let mut number = 0;
-    for it in &mut programs {
+    let number = AtomicUsize::new(0);
+    for it in &programs {
         for _ in 0..WARM_UP_RUNS {
-            time_one(it, &mut number)?;
+            time_one(it, &number)?;
         }
     }
+    let count = programs.len();
     for round in 0..ROUNDS {
-        for place in 0..programs.len() {
-            let count = programs.len();
+        for place in 0..count {
             let it = &mut programs[(place + round) % count];
             let cpu = measure::cpu_seconds_of_children();
-            let times: Result<Vec<f64>> = (0..it.runs).map(|_| time_one(it, &mut number)).collect();
+            let times: Result<Vec<f64>> = (0..it.runs).map(|_| time_one(it, &number)).collect();
             let cpu = (measure::cpu_seconds_of_children() - cpu) * 1e3 / it.runs as f64;
             it.milliseconds.push(times?);
             it.cpu.push(vec![cpu]);
         }
     }
-    let all =
-        programs.into_iter().map(|it| (it.name, json!({"milliseconds": it.milliseconds, "cpu": it.cpu})));
+    for round in 0..MANY_ROUNDS {
+        for place in 0..count {
+            let it = &mut programs[(place + round) % count];
+            if it.name != "podman" {
+                let took = time_many(it, &number)?;
+                it.many.push(vec![took]);
+            }
+        }
+    }
+    let all = programs
+        .into_iter()
+        .map(|it| (it.name, json!({"milliseconds": it.milliseconds, "cpu": it.cpu, "many": it.many})));
     Ok(Value::Object(all.collect()))
+}
+
+/// Seconds for many containers from several threads.
+fn time_many(program: &Program, number: &AtomicUsize) -> Result<f64> {
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let one = || (0..MANY / AT_A_TIME).try_for_each(|_| time_one(program, number).map(drop));
+        let threads: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(one)).collect();
+        threads.into_iter().try_for_each(|it| it.join().map_err(|_| "a thread panicked".to_owned())?)
+    })?;
+    Ok(began.elapsed().as_secs_f64())
 }
 
 fn program(name: &str, command: &[&str], runs: usize) -> Program {
     let command = command.iter().map(|it| (*it).to_owned()).collect();
-    Program { name: name.into(), command, runs, milliseconds: Vec::new(), cpu: Vec::new() }
+    Program { name: name.into(), command, runs, milliseconds: Vec::new(), cpu: Vec::new(), many: Vec::new() }
 }
 
 /// podman with a store of its own and an image made of the bundle's files.
@@ -215,8 +258,8 @@ fn podman(dir: &Path) -> Result<Program> {
     Ok(program("podman", &run.split(' ').collect::<Vec<_>>(), PODMAN_RUNS_PER_ROUND))
 }
 
-fn time_one(program: &Program, number: &mut u32) -> Result<f64> {
-    *number += 1;
+fn time_one(program: &Program, number: &AtomicUsize) -> Result<f64> {
+    let number = number.fetch_add(1, Ordering::Relaxed);
     let id = format!("naru-bench-{}-{number}", std::process::id());
     let mut command = Command::new(&program.command[0]);
     command.args(program.command[1..].iter().map(|it| if it == "ID" { &id } else { it }));

@@ -15,10 +15,12 @@ const LAYERS: usize = 4;
 const LAYER_MB: usize = 256;
 const GOAL: f64 = 1.0 / 1.5;
 
-/// Seconds of a push and of a pull, and the server's peak memory in MiB.
+/// Seconds of a push and of a pull, seconds of a processor that the server took for each, and its peak memory in MiB.
 struct Round {
     push: f64,
     pull: f64,
+    push_cpu: f64,
+    pull_cpu: f64,
     memory: f64,
 }
 
@@ -79,6 +81,8 @@ pub fn run(bench: &mut Bench) -> Result<Vec<Line>> {
     Ok(vec![
         line("1 GB image pushed by skopeo", "s", |it| it.push, Goal::RatioAtMost(GOAL)),
         line("1 GB image pulled by skopeo", "s", |it| it.pull, Goal::RatioAtMost(GOAL)),
+        line("processor of the server for the push", "s", |it| it.push_cpu, Goal::RatioAtMost(GOAL)),
+        line("processor of the server for the pull", "s", |it| it.pull_cpu, Goal::RatioAtMost(GOAL)),
         line("peak memory of the server meanwhile", "MiB", |it| it.memory, Goal::None),
     ])
 }
@@ -86,19 +90,22 @@ pub fn run(bench: &mut Bench) -> Result<Vec<Line>> {
 fn exchange(layout: &Path, dir: &Path, host: &str, pid: u32, credentials: &str) -> Result<Round> {
     let source = format!("oci:{}:1", layout.display());
     let image = format!("docker://{host}/bench/large:1");
+    let cpu = measure::cpu_seconds(pid)?;
     let began = Instant::now();
     let push =
         ["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", credentials];
     measure::output_within(300, "skopeo", &[&push[..], &[&source, &image]].concat())?;
     let push = began.elapsed().as_secs_f64();
+    let push_cpu = measure::cpu_seconds(pid)? - cpu;
     let out = dir.join("out");
     let target = format!("dir:{}", out.display());
     let began = Instant::now();
     let pull = ["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", &image, &target];
     measure::output_within(300, "skopeo", &pull)?;
     let pull = began.elapsed().as_secs_f64();
+    let pull_cpu = measure::cpu_seconds(pid)? - cpu - push_cpu;
     std::fs::remove_dir_all(&out).map_err(|it| it.to_string())?;
-    Ok(Round { push, pull, memory: measure::peak_memory_mib(pid)? })
+    Ok(Round { push, pull, push_cpu, pull_cpu, memory: measure::peak_memory_mib(pid)? })
 }
 
 /// Layers that cannot be compressed any further, compressed already: the codec is no part of what is measured.

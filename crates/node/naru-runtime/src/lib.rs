@@ -97,13 +97,8 @@ pub fn execute_read_only(program: &std::path::Path, arguments: &[String], mark: 
 /// Must be the first thing `main` does: a helper has to be single-threaded. A name that starts with
 /// two underscores is ours; people never type it.
 pub fn maybe_run_helper() {
-    // Before the first allocation, which would clear a huge page for a process that needs a few kilobytes.
-    let before = nix::sys::prctl::get_thp_disable();
-    without_huge_pages();
     run_helper();
-    if let Ok(before) = before {
-        let _ = nix::sys::prctl::set_thp_disable(before);
-    }
+    sys::early::restore_huge_pages();
 }
 
 fn run_helper() {
