@@ -25,3 +25,16 @@ pub fn make_busybox_image(daemon: &Daemon) {
     let built = daemon.naru(&["build", "-q", "-t", "busybox", &context.path().display().to_string()]);
     assert!(built.status.success(), "{}", text(&built));
 }
+
+/// A daemon that may push to its own registry, and that registry's `host:port`.
+pub fn daemon_with_registry() -> (Daemon, String) {
+    use base64::Engine as _;
+    let dir = tempfile::Builder::new().prefix("naru-test-").tempdir().expect("a directory can be made");
+    let config = dir.path().join("docker.json");
+    let daemon = Daemon::start_in(dir, &["--docker-config", &config.display().to_string()]);
+    let host = daemon.http().trim_start_matches("http://").to_owned();
+    let auth = base64::engine::general_purpose::STANDARD.encode(format!("naru:{}", daemon.push_token()));
+    let text = format!(r#"{{"auths":{{"{host}":{{"auth":"{auth}"}}}}}}"#);
+    std::fs::write(config, text).expect("a file can be written");
+    (daemon, host)
+}

@@ -3,7 +3,6 @@
 //!
 //! A build in which nothing changed touches no container and writes nothing.
 
-use crate::advice::{self, Made};
 use crate::cache::{FileDigests, Step, StepCache};
 use crate::dialect::is_known_frontend;
 use crate::fetch::Fetcher;
@@ -15,8 +14,7 @@ use crate::run::{PodRunner, Runner};
 use crate::shared_cache::{self, Imported};
 use crate::stage::{BUILDER_ARGS, Build, PROXY_ARGS, Progress, State, rfc3339};
 use crate::step::CacheMounts;
-use naru_image::oci::{architecture, media_type};
-use naru_image::{Base, Digest, ImageStore, Reference, View};
+use naru_image::{Digest, ImageStore, Platform, Reference, View};
 use naru_text::{Finding, Place};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -271,90 +269,119 @@ impl Builder {
             .get("SOURCE_DATE_EPOCH")
             .and_then(|it| it.parse().ok())
             .or(request.source_date_epoch);
-        let ours = format!("linux/{}", architecture());
-        if let Some(other) = request.platforms.iter().find(|it| **it != ours) {
-            let name = other.clone();
-            return Err(BuildError::Platform { name, ours });
-        }
         if let Some(frontend) = request.args.get("BUILDKIT_SYNTAX").filter(|it| !is_known_frontend(it)) {
             let why = format!("the build argument BUILDKIT_SYNTAX names another frontend (`{frontend}`)");
             let finding = Finding::error(Place::new(1, 1), why).hint("leave it out");
             return Err(BuildError::Refused { file, findings: vec![finding] });
         }
+        let platforms = platforms(request)?;
         let stop = request.stop.clone().unwrap_or_else(|| self.stopper());
-        let mut build = Build {
-            builder: self,
-            request,
-            dockerfile: &dockerfile,
-            file,
-            context: view,
-            ignore,
-            epoch,
-            total: 0,
-            progress: Mutex::new(Progress { tell: progress, step: 0, cached: 0, asked: BTreeSet::new() }),
-            stages: Mutex::default(),
-            globals: BTreeMap::new(),
-            stop: stop.child_token(),
-            bases: Mutex::default(),
-            imported: Imported::default(),
-            steps: Mutex::default(),
-            target,
-        };
-        build.read_globals()?;
         let runtime = tokio::runtime::Handle::current();
-        if !request.cache_from.is_empty() {
-            let say = |text| build.tell(Event::Note { text });
-            build.imported = runtime.block_on(Imported::read(&self.inner.store, &request.cache_from, &say));
-        }
-        let needed = build.needed_stages(target);
-        let is_step = |it: &&Instruction| it.action.is_step();
-        let steps =
-            needed.keys().map(|it| dockerfile.stages[*it].instructions.iter().filter(is_step).count());
-        build.total = steps.sum::<usize>() as u32;
-        let outcome = schedule(&build, needed, self.inner.config.stages_parallel.max(1));
-        if stop.is_cancelled() {
-            return Err(BuildError::Stopped);
-        }
-        outcome?;
-        for name in build.unused_args() {
-            let why = format!("warning: the build argument `{name}` is not used by any `ARG`");
-            build.tell(Event::Finding { text: why });
-        }
-        let state = build.finished(target);
-        let (step, cached) = {
-            let progress = build.progress();
-            (progress.step, progress.cached)
+        let imported = match request.cache_from.is_empty() {
+            true => Imported::default(),
+            false => {
+                let tell = Mutex::new(&mut *progress);
+                let say = |text| (tell.lock().unwrap_or_else(PoisonError::into_inner))(Event::Note { text });
+                runtime.block_on(Imported::read(&self.inner.store, &request.cache_from, &say))
+            }
         };
-        let image = self.finish(request, &dockerfile, target, state, epoch, (cached, step))?;
+        let progress = Mutex::new(Progress { tell: progress, step: 0, cached: 0, asked: BTreeSet::new() });
+        // All of them can be built, or none is begun.
+        let mut builds = Vec::new();
+        for platform in &platforms {
+            let mut build = Build {
+                builder: self,
+                request,
+                dockerfile: &dockerfile,
+                file: file.clone(),
+                context: view.clone(),
+                ignore: &ignore,
+                epoch,
+                total: 0,
+                progress: &progress,
+                stages: Mutex::default(),
+                globals: BTreeMap::new(),
+                stop: stop.child_token(),
+                bases: Mutex::default(),
+                imported: &imported,
+                steps: Mutex::default(),
+                target,
+                platform: platform.clone(),
+                platforms: BTreeMap::new(),
+                is_one_of_many: platforms.len() > 1,
+            };
+            build.read_globals()?;
+            let needed = build.needed_stages(target);
+            build.platforms = build.plan_platforms(needed.keys())?;
+            builds.push((build, needed));
+        }
+        let is_step = |it: &&Instruction| it.action.is_step();
+        let steps = builds
+            .iter()
+            .flat_map(|it| it.1.keys())
+            .map(|it| dockerfile.stages[*it].instructions.iter().filter(is_step).count());
+        let total = steps.sum::<usize>() as u32;
+        let mut parts = Vec::new();
+        for (build, needed) in &mut builds {
+            build.total = total;
+            let outcome = schedule(build, std::mem::take(needed), self.inner.config.stages_parallel.max(1));
+            if stop.is_cancelled() {
+                return Err(BuildError::Stopped);
+            }
+            outcome?;
+            parts.push(build.finish()?);
+        }
+        let builds: Vec<Build<'_>> = builds.into_iter().map(|it| it.0).collect();
+        for name in builds[0].unused_args() {
+            let why = format!("warning: the build argument `{name}` is not used by any `ARG`");
+            builds[0].tell(Event::Finding { text: why });
+        }
+        let made: Vec<Digest> = parts.iter().map(|it| it.digest.clone()).collect();
+        let image = self.name_image(request, parts, &progress)?;
         if let Some(signer) = self.inner.signer.as_ref() {
-            let facts = Facts {
+            let facts = |builds: &[Build<'_>]| Facts {
                 names: image.names.clone(),
                 source: request.source.clone(),
                 dockerfile: request.dockerfile.display().to_string(),
-                dockerfile_digest: Some(dockerfile_digest),
+                dockerfile_digest: Some(dockerfile_digest.clone()),
                 target: request.target.clone(),
                 args: request.args.clone(),
-                bases: build.bases.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-                started,
+                bases: builds
+                    .iter()
+                    .flat_map(|it| it.bases.lock().unwrap_or_else(PoisonError::into_inner).clone())
+                    .collect(),
+                platforms: builds.iter().map(|it| it.platform.to_string()).collect(),
+                started: started.clone(),
                 finished: rfc3339(jiff::Timestamp::now().as_second()),
             };
-            signer.attest(&self.inner.store, &image.digest, &facts).map_err(BuildError::Store)?;
+            let attest = |digest: &Digest, builds: &[Build<'_>]| {
+                signer.attest(&self.inner.store, digest, &facts(builds)).map_err(BuildError::Store)
+            };
+            for (digest, build) in made.iter().zip(&builds) {
+                attest(digest, std::slice::from_ref(build))?;
+            }
+            if made.len() > 1 {
+                attest(&image.digest, &builds)?;
+            }
         }
         if let Err(error) = self.inner.digests.save() {
             tracing::warn!(%error, "the file digests of this build are not remembered");
         }
         for to in &request.cache_to {
-            build.tell(Event::Note { text: format!("sending the cache to {}", to.name) });
-            let steps = build.steps.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_wanted = |it: &&(usize, Digest, Step)| to.all_stages || it.0 == target;
-            let steps = steps.iter().filter(is_wanted).map(|it| (it.1.clone(), it.2.clone())).collect();
+            builds[0].tell(Event::Note { text: format!("sending the cache to {}", to.name) });
+            let mut steps = BTreeMap::new();
+            for build in &builds {
+                let own = build.steps.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_wanted = |it: &&(usize, Digest, Step)| to.all_stages || it.0 == target;
+                steps.extend(own.iter().filter(is_wanted).map(|it| (it.1.clone(), it.2.clone())));
+            }
             let manifest = shared_cache::artifact(&self.inner.store, &steps)?;
             let name = Reference::parse(&to.name).map_err(|it| BuildError::Store(it.into()))?;
             runtime
                 .block_on(self.inner.store.push(&manifest, &name, &[], &|_| {}))
                 .map_err(|source| BuildError::CacheTo { name: to.name.clone(), source })?;
         }
-        build.tell(Event::Done(image.clone()));
+        builds[0].tell(Event::Done(image.clone()));
         Ok(image)
     }
 
@@ -378,69 +405,28 @@ impl Builder {
         Ok(Ignore::default())
     }
 
-    /// Turns the target stage into a named image.
-    fn finish(
-        &self,
-        request: &BuildRequest,
-        dockerfile: &Dockerfile,
-        target: usize,
-        mut state: State,
-        epoch: Option<i64>,
-        (cached_steps, total_steps): (u32, u32),
-    ) -> Result<BuiltImage, BuildError> {
-        let store = &self.inner.store;
-        state.config.created = Some(match epoch {
-            Some(it) => rfc3339(it),
-            None if state.created.is_empty() => rfc3339(0),
-            None => state.created.clone(),
-        });
-        for (name, value) in &request.labels {
-            state.config.config.labels.insert(name.clone(), value.clone());
-        }
-        let base = if state.host.is_some() { Base::Host } else { Base::Own };
-        let digest = store.put_image(&state.config, &state.layers, base).map_err(BuildError::Store)?;
-        let mut names = request.names.clone();
-        let latest = ["latest".to_owned()];
-        let tags = match (request.tags.is_empty(), names.is_empty()) {
-            (true, true) => &latest[..],
-            _ => &request.tags,
-        };
-        for tag in tags {
-            let name = Reference::parse(&format!("naru.local/{}:{tag}", request.name));
-            names.push(name.map_err(|it| BuildError::Store(it.into()))?);
-        }
-        for name in &names {
-            store.tag(name, &digest, media_type::MANIFEST).map_err(BuildError::Store)?;
-        }
-        let manifest = store.manifest(&digest).map_err(BuildError::Store)?;
-        let made = Made {
-            stage: &dockerfile.stages[target],
-            config: &state.config,
-            is_over_host: state.host.is_some(),
-            own_layers: state
-                .own_layers
-                .iter()
-                .map(|(layer, line)| (store.layer_dir(layer), *line))
-                .collect(),
-            view: &state.view(store),
-            is_base_pulled: named_stage(dockerfile, &dockerfile.stages[target].image, target).is_none(),
-        };
-        Ok(BuiltImage {
-            reference: format!("{}@{digest}", names.first().expect("at least `latest` is a name").name()),
-            digest,
-            names: names.iter().map(Reference::familiar).collect(),
-            size: manifest.layers.iter().map(|it| it.size).sum(),
-            layers: manifest.layers.len() as u32,
-            cached_steps,
-            total_steps,
-            advice: advice::give(&made),
-        })
-    }
-
     /// Forgets steps that no build used for so long. What is left names the layers to keep.
     pub fn gc(&self, age_max: Duration) -> Result<Vec<Digest>, BuildError> {
         self.inner.steps.gc(age_max).map_err(BuildError::Cache)
     }
+}
+
+/// What to build for, each once; this machine's if nothing is said.
+fn platforms(request: &BuildRequest) -> Result<Vec<Platform>, BuildError> {
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in &request.platforms {
+        let platform = Platform::parse(text)?;
+        if platform.os != "linux" {
+            return Err(BuildError::NotLinux(platform));
+        }
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    if platforms.is_empty() {
+        platforms.push(Platform::here());
+    }
+    Ok(platforms)
 }
 
 impl Build<'_> {

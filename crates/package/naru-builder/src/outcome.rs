@@ -103,8 +103,10 @@ pub enum BuildError {
     Refused { file: String, findings: Vec<Finding> },
     #[error("there is no stage `{name}` in {file}")]
     NoTarget { file: String, name: String },
-    #[error("nothing can be built for `{name}` here: this machine is {ours}")]
-    Platform { name: String, ours: String },
+    #[error(transparent)]
+    Platform(#[from] naru_image::PlatformError),
+    #[error("nothing can be built for {0}: images are of linux")]
+    NotLinux(naru_image::Platform),
     #[error("cannot read {what} `{path}`")]
     Context { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{text}` failed")]

@@ -37,6 +37,8 @@ pub struct Facts {
     pub args: BTreeMap<String, String>,
     /// Base images and their manifests.
     pub bases: BTreeMap<String, Digest>,
+    /// What it was built for, `linux/amd64`.
+    pub platforms: Vec<String>,
     /// RFC 3339.
     pub started: String,
     pub finished: String,
@@ -97,6 +99,10 @@ impl Signer {
         if !repositories.referrers(ATTESTATIONS, image).is_empty() {
             return Ok(());
         }
+        let kind = match store.as_index(image)? {
+            Some(_) => media_type::INDEX,
+            None => media_type::MANIFEST,
+        };
         let envelope = self.envelope(&statement(image, facts)).to_string();
         let layer = store.put_blob(envelope.as_bytes())?;
         let empty = store.put_blob(b"{}")?;
@@ -108,7 +114,7 @@ impl Signer {
                 "annotations": {"in-toto.io/predicate-type": PREDICATE},
             }],
             "subject": {
-                "mediaType": media_type::MANIFEST, "digest": image,
+                "mediaType": kind, "digest": image,
                 "size": store.blob_size(image).unwrap_or_default(),
             },
             "annotations": {"in-toto.io/predicate-type": PREDICATE},
@@ -258,7 +264,7 @@ fn statement(image: &Digest, facts: &Facts) -> Value {
                 "externalParameters": {
                     "source": facts.source, "dockerfile": dockerfile, "target": facts.target, "args": args,
                 },
-                "internalParameters": {"platform": format!("linux/{}", naru_image::oci::architecture())},
+                "internalParameters": {"platforms": facts.platforms, "builtOn": naru_image::Platform::here().to_string()},
                 "resolvedDependencies": dependencies,
             },
             "runDetails": {

@@ -14,9 +14,9 @@ use crate::ignore::Ignore;
 use crate::mode::Mode;
 use crate::outcome::{BuildError, Event, StepError, chain};
 use crate::shared_cache::Imported;
-use naru_image::oci::{History, ImageConfig, architecture};
+use naru_image::oci::{History, ImageConfig};
 use naru_image::{
-    CommitOptions, Digest, HostRoot, ImageStore, LAYERS_MAX, Layer, LocalImage, PullPolicy, View,
+    CommitOptions, Digest, HostRoot, ImageStore, LAYERS_MAX, Layer, LocalImage, Platform, PullPolicy, View,
 };
 use naru_text::{Finding, Place};
 use serde_json::json;
@@ -117,10 +117,10 @@ pub(crate) struct Build<'a> {
     pub(crate) dockerfile: &'a Dockerfile,
     pub(crate) file: String,
     pub(crate) context: View,
-    pub(crate) ignore: Ignore,
+    pub(crate) ignore: &'a Ignore,
     pub(crate) epoch: Option<i64>,
     pub(crate) total: u32,
-    pub(crate) progress: Mutex<Progress<'a>>,
+    pub(crate) progress: &'a Mutex<Progress<'a>>,
     pub(crate) stages: Mutex<BTreeMap<usize, State>>,
     pub(crate) globals: BTreeMap<String, String>,
     /// Ends all steps of this build.
@@ -128,10 +128,16 @@ pub(crate) struct Build<'a> {
     /// Images that were built on or copied from.
     pub(crate) bases: Mutex<BTreeMap<String, Digest>>,
     /// Steps that registries have.
-    pub(crate) imported: Imported,
+    pub(crate) imported: &'a Imported,
     /// Of this build: its stage, its key, its outcome.
     pub(crate) steps: Mutex<Vec<(usize, Digest, Step)>>,
     pub(crate) target: usize,
+    /// What the image is for.
+    pub(crate) platform: Platform,
+    /// Of each needed stage.
+    pub(crate) platforms: BTreeMap<usize, Platform>,
+    /// More than one platform is built: steps say theirs.
+    pub(crate) is_one_of_many: bool,
 }
 
 pub(crate) struct Progress<'a> {
@@ -165,11 +171,15 @@ impl<'a> Build<'a> {
     }
 
     fn platform_arg(&self, name: &str) -> Option<String> {
-        let (os, arch) = ("linux", architecture());
+        let (target, build) = (&self.platform, Platform::here());
         Some(match name {
-            "TARGETPLATFORM" | "BUILDPLATFORM" => format!("{os}/{arch}"),
-            "TARGETOS" | "BUILDOS" => os.into(),
-            "TARGETARCH" | "BUILDARCH" => arch.into(),
+            "TARGETPLATFORM" => target.to_string(),
+            "TARGETOS" => target.os.clone(),
+            "TARGETARCH" => target.architecture.clone(),
+            "TARGETVARIANT" => target.variant.clone().unwrap_or_default(),
+            "BUILDPLATFORM" => build.to_string(),
+            "BUILDOS" => build.os,
+            "BUILDARCH" => build.architecture,
             "TARGETSTAGE" => {
                 self.dockerfile.stages[self.target].name.clone().unwrap_or_else(|| self.target.to_string())
             }
@@ -217,6 +227,10 @@ impl<'a> Build<'a> {
                 return Err(self.fail(stage.place, &trigger, StepError::Invalid(finding.message)));
             }
             let Some(action) = action else { continue };
+            if matches!(action, Action::Run(_)) && !crate::platform::runs_here(&self.platforms[&index]) {
+                let why = format!("it cannot be run here for {}", self.platforms[&index]);
+                return Err(self.fail(stage.place, &trigger, StepError::Invalid(why)));
+            }
             let line = trigger.lines().next().unwrap_or_default().to_owned();
             let instruction = Instruction { place: stage.place, text: line, action };
             self.instruction(&name, index, &mut state, &instruction)
@@ -234,32 +248,27 @@ impl<'a> Build<'a> {
 
     /// What a `FROM` names, with its variables filled in.
     pub(crate) fn base_name(&self, stage: &Stage) -> Result<String, ExpandError> {
+        self.value_of_from(&stage.image)
+    }
+
+    /// A part of a `FROM`, with its variables filled in.
+    pub(crate) fn value_of_from(&self, text: &str) -> Result<String, ExpandError> {
         let lookup = |it: &str| self.globals.get(it).cloned().or_else(|| self.platform_arg(it));
-        expand(&stage.image, self.dockerfile.escape, &lookup)
+        expand(text, self.dockerfile.escape, &lookup)
     }
 
     fn base(&self, index: usize, stage: &Stage) -> Result<State, BuildError> {
         let text = format!("FROM {}", stage.image);
-        let lookup = |it: &str| self.globals.get(it).cloned().or_else(|| self.platform_arg(it));
-        let escape = self.dockerfile.escape;
         let invalid = |why: String| self.fail(stage.place, &text, StepError::Invalid(why));
         let name = self.base_name(stage).map_err(|it| self.fail(stage.place, &text, it))?;
-        if let Some(platform) = &stage.platform {
-            let platform =
-                expand(platform, escape, &lookup).map_err(|it| self.fail(stage.place, &text, it))?;
-            let ours = format!("linux/{}", architecture());
-            if platform != ours && platform != "linux" {
-                let why = format!("`--platform={platform}` cannot be built here: this machine is {ours}");
-                return Err(invalid(why));
-            }
-        }
+        let platform = &self.platforms[&index];
         let store = &self.builder.inner.store;
         let policy = if self.request.pull { PullPolicy::Always } else { PullPolicy::IfNotPresent };
         let ensure = |name: &str| {
             if store.local(name).ok().flatten().is_none() {
                 self.tell(Event::Note { text: format!("pulling {name}") });
             }
-            let image = tokio::runtime::Handle::current().block_on(store.ensure(name, policy));
+            let image = tokio::runtime::Handle::current().block_on(store.ensure_for(name, policy, platform));
             image
                 .inspect(|it| self.note_base(name, &it.digest))
                 .map_err(|it| self.fail(stage.place, &text, it))
@@ -275,10 +284,18 @@ impl<'a> Build<'a> {
                 state.has_own_cmd = false;
                 state
             }
-            (None, None) if name == "scratch" => State::of(store.scratch_image()),
+            (None, None) if name == "scratch" => {
+                let mut image = store.scratch_image();
+                image.config.set_platform(platform);
+                State::of(image)
+            }
             (None, None) if name.is_empty() => return Err(invalid("the image name is empty".into())),
             (None, None) => State::of(ensure(&name)?),
         };
+        if !platform.is_here() {
+            // The same files in front of the same command are another step elsewhere.
+            state.advance(&format!("platform {platform}"));
+        }
         if state.host.is_none() && state.config.config.env_of("PATH").is_none() {
             state.config.config.set_env("PATH", DEFAULT_PATH);
         }
@@ -294,8 +311,8 @@ impl<'a> Build<'a> {
         stages.get(&index).expect("a stage begins after those that it needs").clone()
     }
 
-    fn image(&self, name: &str) -> Result<LocalImage, StepError> {
-        let ensure = self.builder.inner.store.ensure(name, PullPolicy::IfNotPresent);
+    fn image(&self, name: &str, platform: &Platform) -> Result<LocalImage, StepError> {
+        let ensure = self.builder.inner.store.ensure_for(name, PullPolicy::IfNotPresent, platform);
         let image = tokio::runtime::Handle::current().block_on(ensure)?;
         self.note_base(name, &image.digest);
         Ok(image)
@@ -311,14 +328,14 @@ impl<'a> Build<'a> {
         let store = &self.builder.inner.store;
         let of = |view, ignore, owners| Origin { view, ignore, owners, unpack: false };
         let Some(name) = from else {
-            return Ok((of(self.context.clone(), Some(&self.ignore), Owners::Root), String::new()));
+            return Ok((of(self.context.clone(), Some(self.ignore), Owners::Root), String::new()));
         };
         Ok(match (self.request.contexts.get(name), self.dockerfile.stage_index(name, index)) {
             (Some(NamedContext::Directory(path)), _) => {
                 (of(View::of_directory(path), None, Owners::Root), String::new())
             }
             (Some(NamedContext::Image(image)), _) => {
-                let image = self.image(image)?;
+                let image = self.image(image, &self.platforms[&index])?;
                 (of(image.view(), None, Owners::Kept), image.digest.to_string())
             }
             (None, Some(other)) => {
@@ -326,7 +343,7 @@ impl<'a> Build<'a> {
                 (of(other.view(store), None, Owners::Kept), other.chain.to_string())
             }
             (None, None) => {
-                let image = self.image(name)?;
+                let image = self.image(name, &self.platforms[&index])?;
                 (of(image.view(), None, Owners::Kept), image.digest.to_string())
             }
         })
@@ -462,7 +479,10 @@ impl<'a> Build<'a> {
         (progress.tell)(Event::Step {
             number,
             total: self.total.max(number),
-            stage: stage.to_owned(),
+            stage: match self.is_one_of_many {
+                true => format!("{} {stage}", self.platform),
+                false => stage.to_owned(),
+            },
             text: instruction.text.clone(),
         });
         Number(number)

@@ -62,7 +62,6 @@ fn check(raw: &str) -> Result<()> {
 fn order(raw: &str, digest: &str) -> Result<Order> {
     check(raw)?;
     let query = Query::parse(Some(raw));
-    crate::system::check_platform(query.get("platform"))?;
     let map = |name: &str| -> Result<std::collections::BTreeMap<String, String>> {
         let Some(text) = query.get(name).filter(|it| *it != "null") else { return Ok(Default::default()) };
         let value: Value = serde_json::from_str(text)
@@ -90,6 +89,7 @@ fn order(raw: &str, digest: &str) -> Result<Order> {
         labels: map("labels")?,
         no_cache: query.is("nocache"),
         pull: query.is("pull"),
+        platforms: query.get("platform").filter(|it| !it.is_empty()).map(str::to_owned).into_iter().collect(),
         tags,
         ..ImageSpec::default()
     };
@@ -193,6 +193,7 @@ mod tests {
         let order = order(raw, "sha256:0").unwrap();
         assert_eq!(order.spec.tags, ["a:1", "b"]);
         assert_eq!((order.spec.dockerfile.as_str(), order.spec.no_cache), ("x/Dockerfile", true));
+        assert_eq!(super::order("platform=linux%2Fs390x", "").unwrap().spec.platforms, ["linux/s390x"]);
         assert_eq!(order.spec.args, std::collections::BTreeMap::from([("A".into(), "b".into())]));
         for (raw, said) in [
             ("squash=1", "--squash"),
@@ -200,7 +201,6 @@ mod tests {
             ("networkmode=host", "--network"),
             ("news=1", "news"),
             ("t=A%3A%3A", "invalid reference"),
-            ("platform=linux%2Fs390x", "--platform"),
         ] {
             assert!(super::order(raw, "").unwrap_err().message.contains(said), "{raw}");
         }

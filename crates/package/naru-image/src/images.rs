@@ -5,6 +5,7 @@ use crate::digest::Digest;
 use crate::host;
 use crate::layers::Layer;
 use crate::oci::{ANNOTATION_BASE, Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};
+use crate::platform::Platform;
 use crate::reference::{HOST_IMAGE, Reference, alias_of};
 use crate::repositories::DEPTH_MAX;
 use crate::store::{
@@ -260,13 +261,23 @@ impl ImageStore {
 
     /// The manifest itself, or of an index the one for this machine; none if that was never fetched.
     pub fn for_this_machine(&self, digest: &Digest) -> Result<Option<Digest>> {
-        let document: serde_json::Value = self.read_json("manifest", digest, MANIFEST_BYTES_MAX)?;
-        if !document["manifests"].is_array() {
-            return Ok(Some(digest.clone()));
-        }
-        let index: Index = self.read_json("index", digest, MANIFEST_BYTES_MAX)?;
-        let entry = index.manifests.iter().find(|it| it.is_for_this_machine());
+        self.for_platform(digest, &Platform::here())
+    }
+
+    /// The manifest itself, or of an index the one for a platform; none if that was never fetched.
+    pub fn for_platform(&self, digest: &Digest, platform: &Platform) -> Result<Option<Digest>> {
+        let Some(index) = self.as_index(digest)? else { return Ok(Some(digest.clone())) };
+        let entry = index.manifests.iter().find(|it| it.is_for(platform));
         Ok(entry.filter(|it| self.blob_size(&it.digest).is_some()).map(|it| it.digest.clone()))
+    }
+
+    /// The index of this digest, if it is one.
+    pub fn as_index(&self, digest: &Digest) -> Result<Option<Index>> {
+        let document: serde_json::Value = self.read_json("manifest", digest, MANIFEST_BYTES_MAX)?;
+        match document["manifests"].is_array() {
+            true => self.read_json("index", digest, MANIFEST_BYTES_MAX).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// The image of a manifest that is here.

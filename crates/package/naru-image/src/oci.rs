@@ -2,6 +2,7 @@
 //! kept; our own come out in one fixed order, so that the same image always has the same digest.
 
 use crate::digest::Digest;
+pub use crate::platform::{Platform, architecture};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -45,18 +46,10 @@ impl Descriptor {
         self.annotations.contains_key(crate::usage::ANNOTATION_PULLED)
     }
 
-    /// In an index: whether containers of it can run here.
-    pub fn is_for_this_machine(&self) -> bool {
-        self.platform.as_ref().is_some_and(|it| it.os == "linux" && it.architecture == architecture())
+    /// In an index: whether it is what this platform needs.
+    pub fn is_for(&self, platform: &Platform) -> bool {
+        self.platform.as_ref().is_some_and(|it| it.plain() == *platform)
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Platform {
-    pub architecture: String,
-    pub os: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
 }
 
 /// An image index, which is also what `index.json` is.
@@ -104,6 +97,26 @@ pub struct ImageConfig {
     pub history: Vec<History>,
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
+}
+
+impl ImageConfig {
+    /// What the image is made for; none if it does not say.
+    pub fn platform(&self) -> Option<Platform> {
+        let variant = self.rest.get("variant").and_then(Value::as_str);
+        let is_said = !self.architecture.is_empty();
+        is_said.then(|| {
+            Platform::new(if self.os.is_empty() { "linux" } else { &self.os }, &self.architecture, variant)
+        })
+    }
+
+    pub fn set_platform(&mut self, platform: &Platform) {
+        self.architecture = platform.architecture.clone();
+        self.os = platform.os.clone();
+        match &platform.variant {
+            Some(it) => self.rest.insert("variant".into(), it.as_str().into()),
+            None => self.rest.remove("variant"),
+        };
+    }
 }
 
 /// How containers of the image are started unless told otherwise.
@@ -194,15 +207,6 @@ pub struct History {
 
 fn is_false(it: &bool) -> bool {
     !it
-}
-
-/// This machine's architecture as images name it.
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 #[cfg(test)]

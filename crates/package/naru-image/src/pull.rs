@@ -5,9 +5,11 @@
 //! refused, because those would be requests that the image's author makes us do.
 
 use crate::digest::Digest;
-use crate::oci::{Descriptor, ImageConfig, Index, Manifest, architecture, media_type};
+use crate::oci::{Descriptor, ImageConfig, Index, Manifest, media_type};
+use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::remote::{RegistryError, Remote, TRIES_MAX};
+use crate::several::for_other_platform;
 use crate::store::{Credential, Error, ImageStore, LAYERS_MAX};
 use futures::TryStreamExt;
 use reqwest::header::RANGE;
@@ -67,11 +69,35 @@ impl ImageStore {
         reference: &Reference,
         credentials: &[Credential],
     ) -> Result<Digest, Error> {
+        self.pull_for(reference, credentials, &Platform::here()).await
+    }
+
+    /// As [`ImageStore::pull_with`], of an index the image for this platform.
+    pub(crate) async fn pull_for(
+        &self,
+        reference: &Reference,
+        credentials: &[Credential],
+        platform: &Platform,
+    ) -> Result<Digest, Error> {
+        self.pull_wanted(reference, credentials, Wanted::For(platform)).await
+    }
+
+    /// As [`ImageStore::pull`], whatever machine it is for. An index has to be narrowed by a digest.
+    pub(crate) async fn pull_as_it_is(&self, reference: &Reference) -> Result<Digest, Error> {
+        self.pull_wanted(reference, &[], Wanted::AsItIs).await
+    }
+
+    async fn pull_wanted(
+        &self,
+        reference: &Reference,
+        credentials: &[Credential],
+        wanted: Wanted<'_>,
+    ) -> Result<Digest, Error> {
         let _turn = self.inner.turn.0.lock().await;
         let mut remotes = Remote::all_for_pull(self, reference, credentials).await?;
         let origin = remotes.pop().expect("the registry itself is always among them");
         for mirror in remotes {
-            match self.pull_from(&mirror, reference).await {
+            match self.pull_from(&mirror, reference, wanted).await {
                 Ok(digest) => return Ok(digest),
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
@@ -79,10 +105,15 @@ impl ImageStore {
                 }
             }
         }
-        self.pull_from(&origin, reference).await
+        self.pull_from(&origin, reference, wanted).await
     }
 
-    async fn pull_from(&self, remote: &Remote, reference: &Reference) -> Result<Digest, Error> {
+    async fn pull_from(
+        &self,
+        remote: &Remote,
+        reference: &Reference,
+        wanted: Wanted<'_>,
+    ) -> Result<Digest, Error> {
         let refused = |why: String| Error::from(remote.refused(why));
         let (mut kind, mut bytes, mut digest) = remote.named_manifest(reference).await?;
         let mut named = None;
@@ -90,11 +121,14 @@ impl ImageStore {
             named = Some(digest.clone());
             let index: Index =
                 serde_json::from_slice(&bytes).map_err(|it| refused(format!("bad index: {it}")))?;
-            let entry = index
-                .manifests
-                .iter()
-                .find(|it| it.is_for_this_machine())
-                .ok_or_else(|| refused(format!("it has no variant for linux/{}", architecture())))?;
+            let Wanted::For(platform) = wanted else {
+                let why = format!("it is an index{}; name one of its images by its digest", variants(&index));
+                return Err(refused(why));
+            };
+            let entry =
+                index.manifests.iter().find(|it| it.is_for(platform)).ok_or_else(|| {
+                    refused(format!("it has no variant for {platform}{}", variants(&index)))
+                })?;
             (kind, bytes) = remote.manifest(entry.digest.as_str()).await?;
             digest = entry.digest.same_kind_of(&bytes);
             if digest != entry.digest || is_index(&kind, &bytes) {
@@ -109,13 +143,15 @@ impl ImageStore {
         let config = self.read_blob("image config", &manifest.config.digest, CONFIG_BYTES_MAX)?;
         let config: ImageConfig =
             serde_json::from_slice(&config).map_err(|it| refused(format!("bad image config: {it}")))?;
-        if !config.architecture.is_empty() && config.architecture != architecture() {
-            return Err(refused(format!(
-                "it is made for {}, this machine is {}",
-                config.architecture,
-                architecture()
-            )));
-        }
+        let made_for = config.platform();
+        let platform = match (wanted, &made_for) {
+            (Wanted::For(wanted), Some(it)) if it != wanted => {
+                let machine = if wanted.is_here() { "this machine is" } else { "wanted is" };
+                return Err(refused(format!("it is made for {it}, {machine} {wanted}")));
+            }
+            (Wanted::For(it), _) => it.clone(),
+            (Wanted::AsItIs, made_for) => made_for.clone().unwrap_or_else(Platform::here),
+        };
         futures::stream::iter(manifest.layers.iter().map(Ok))
             .try_for_each_concurrent(PARALLEL, |layer| remote.blob(self, layer, BLOB_BYTES_MAX))
             .await?;
@@ -123,7 +159,10 @@ impl ImageStore {
         self.put_blob_as(&bytes, &digest)?;
         if reference.tag.is_some() {
             let kind = if kind.is_empty() { media_type::MANIFEST } else { &kind };
-            self.tag_pulled(reference, &digest, kind, named.as_ref())?;
+            match platform.is_here() {
+                true => self.tag_pulled(reference, &digest, kind, named.as_ref())?,
+                false => self.tag_pulled(&for_other_platform(reference, &platform), &digest, kind, None)?,
+            }
         }
         tracing::info!(image = %reference, %digest, "pulled");
         Ok(digest)
@@ -174,6 +213,21 @@ impl ImageStore {
         }
         Err(failure.expect("the registry itself is always asked"))
     }
+}
+
+/// Which image of a name is meant.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    For(&'a Platform),
+    AsItIs,
+}
+
+/// What an index has instead, for a message.
+fn variants(index: &Index) -> String {
+    let platforms = index.manifests.iter().filter_map(|it| it.platform.as_ref());
+    let names: Vec<String> =
+        platforms.filter(|it| it.os != "unknown").map(|it| it.plain().to_string()).collect();
+    if names.is_empty() { String::new() } else { format!("; it has {}", names.join(", ")) }
 }
 
 fn is_index(kind: &str, bytes: &[u8]) -> bool {

@@ -58,6 +58,8 @@ pub enum Error {
     Name(#[from] ReferenceError),
     #[error("image `{name}` is not on this machine{hint}")]
     NotFound { name: String, hint: &'static str },
+    #[error("image `{name}` is not to be had for {platform}")]
+    NotFor { name: String, platform: crate::Platform },
     #[error("no layer was committed under `{0}`")]
     NotCommitted(String),
     #[error("{what} {digest} is damaged: {why}")]

@@ -4,6 +4,7 @@
 
 mod image;
 mod oracle;
+mod platforms;
 
 use image::Image;
 use naru_image_tests::harness::{Daemon, text};

@@ -48,7 +48,7 @@ pub struct BuildArgs {
     /// What `FROM` or `COPY --from` mean by a name: a directory, or `docker-image://name`.
     #[arg(long = "build-context", value_name = "NAME=DIRECTORY")]
     pub build_contexts: Vec<String>,
-    /// The platform to build for.
+    /// The platforms to build for: `linux/amd64,linux/arm64`. Several make an index.
     #[arg(long = "platform", value_delimiter = ',')]
     pub platforms: Vec<String>,
     /// Do every step again.
@@ -134,6 +134,9 @@ pub async fn run(global: &Global, args: &BuildArgs) -> Result<ExitCode> {
 /// Builds, and shows how. `None`: it failed, and why has been said.
 pub async fn make(global: &Global, args: &BuildArgs) -> Result<Option<BuiltImage>> {
     let outputs = args.outputs.iter().map(|it| Output::parse(it)).collect::<Result<Vec<_>>>()?;
+    for output in &outputs {
+        output.check(args.platforms.len())?;
+    }
     let source = read_source(args)?;
     let remote = Remote::new(global)?;
     let client = connection::client(global).await?;

@@ -32,6 +32,9 @@ pub enum ImageCommand {
         #[arg(long, value_enum, default_value = "spdx")]
         format: SbomFormat,
     },
+    /// Images for several platforms under one name.
+    #[command(subcommand)]
+    Index(IndexCommand),
     /// Whether an image was built by this daemon, and from what. Exit code 1 if not.
     Verify {
         image: String,
@@ -41,6 +44,20 @@ pub enum ImageCommand {
         /// Print the signed statement (in-toto, SLSA provenance v1).
         #[arg(long)]
         json: bool,
+    },
+}
+
+#[derive(Subcommand, Clone)]
+pub enum IndexCommand {
+    /// Join images for different platforms under one name.
+    Create {
+        name: String,
+        /// Images, by name or digest; an index stands for all that it names and that is here.
+        #[arg(required = true)]
+        images: Vec<String>,
+        /// Send it, with its images, to the registry of its name.
+        #[arg(long)]
+        push: bool,
     },
 }
 
@@ -72,6 +89,9 @@ pub async fn run(global: &Global, command: &ImageCommand) -> Result<ExitCode> {
             let text = remote.about_image("sbom", image, format).await?;
             let value: serde_json::Value = serde_json::from_str(&text)?;
             println!("{}", serde_json::to_string_pretty(&value)?);
+        }
+        ImageCommand::Index(IndexCommand::Create { name, images, push }) => {
+            println!("{}", remote.create_index(name, images, *push).await?);
         }
         ImageCommand::Verify { image, namespace: Some(namespace), json } => {
             let more = format!("&namespace={}", naru_objects::percent_encode(namespace));

@@ -6,11 +6,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
 use naru_builder::Builder;
 use naru_builder::inspect::{self, Format};
-use naru_image::{Digest, ImageStore, LocalImage, PullPolicy};
+use naru_image::{Digest, ImageStore, LocalImage, PullPolicy, Reference};
 use serde::Deserialize;
 
 type Shared = State<(ImageStore, String)>;
@@ -29,6 +29,7 @@ pub fn router(builder: Builder, gate: naru_policy::Gate, token: String) -> Route
         .route("/images/digest", get(digest))
         .route("/images/advice", get(advice))
         .route("/images/sbom", get(sbom))
+        .route("/images/index", post(index))
         .with_state((images, token))
         .merge(verifying)
         .merge(judging)
@@ -112,6 +113,36 @@ async fn sbom(State((images, token)): Shared, Query(asked): Query<Asked>, header
         Ok(inspect::document(format, &image.reference, &digest, &created, &components, &notes))
     };
     answer(tokio::task::spawn_blocking(work).await)
+}
+
+#[derive(Deserialize)]
+struct IndexOrder {
+    name: String,
+    images: Vec<String>,
+    push: bool,
+}
+
+/// Joins images for different platforms under one name.
+async fn index(
+    State((images, token)): Shared,
+    headers: HeaderMap,
+    axum::Json(order): axum::Json<IndexOrder>,
+) -> Response {
+    if !knows(&token, &headers) {
+        return (StatusCode::UNAUTHORIZED, NEEDS_TOKEN).into_response();
+    }
+    let made = async {
+        let digest = images.join_images(&order.name, &order.images).await?;
+        if order.push {
+            let target = Reference::parse(&order.name)?;
+            images.push(&digest, &target, &[], &|_| {}).await?;
+        }
+        Ok::<_, naru_image::Error>(digest)
+    };
+    match made.await {
+        Ok(digest) => format!("{digest}\n").into_response(),
+        Err(error) => (StatusCode::CONFLICT, format!("{}\n", naru_client::chain(&error))).into_response(),
+    }
 }
 
 async fn provenance(

@@ -3,8 +3,9 @@
 use super::remote::Remote;
 use crate::error::{Context, Error, Result};
 use naru_builder::BuiltImage;
-use naru_image::oci::Manifest;
-use serde_json::json;
+use naru_image::oci::{Index, Manifest, media_type};
+use naru_image::{Digest, Platform};
+use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -75,36 +76,67 @@ impl Output {
         self.kind == Kind::Registry
     }
 
-    pub async fn write(&self, remote: &Remote, image: &BuiltImage) -> Result<()> {
-        let mut bytes = Vec::new();
-        remote.blob(&image.digest, &mut bytes).await?;
-        let manifest: Manifest = serde_json::from_slice(&bytes)?;
-        let mut blobs = Vec::new();
-        for descriptor in std::iter::once(&manifest.config).chain(&manifest.layers) {
-            let mut file = tempfile::tempfile()?;
-            remote.blob(&descriptor.digest, &mut file).await?;
-            file.rewind()?;
-            blobs.push((descriptor.digest.clone(), descriptor.size, file));
+    /// What this output cannot hold is said before anything is built.
+    pub fn check(&self, platforms: usize) -> Result<()> {
+        if platforms > 1 && matches!(self.kind, Kind::Docker | Kind::Tar) {
+            return Err(Error::new("this output holds an image for one platform only").hint(
+                "write `-o type=oci,dest=image.tar`, `-o type=local,dest=DIRECTORY`, or build one platform",
+            ));
         }
-        let (name, dest) = (image.names.clone(), self.dest.clone());
+        Ok(())
+    }
+
+    pub async fn write(&self, remote: &Remote, image: &BuiltImage) -> Result<()> {
+        let top = document(remote, &image.digest).await?;
+        let index: Option<Index> = match top.0["manifests"].is_array() {
+            true => Some(serde_json::from_value(top.0.clone())?),
+            false => None,
+        };
+        // Bottom of everything: manifests with their blobs.
+        let mut manifests = Vec::new();
+        match &index {
+            None => manifests.push((None, image.digest.clone(), top.1.clone())),
+            Some(index) => {
+                for it in &index.manifests {
+                    let bytes = document(remote, &it.digest).await?.1;
+                    manifests.push((it.platform.clone(), it.digest.clone(), bytes));
+                }
+            }
+        }
+        let mut parts = Vec::new();
+        for (platform, digest, bytes) in manifests {
+            let manifest: Manifest = serde_json::from_slice(&bytes)?;
+            let mut blobs = Vec::new();
+            for descriptor in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                let mut file = tempfile::tempfile()?;
+                remote.blob(&descriptor.digest, &mut file).await?;
+                file.rewind()?;
+                blobs.push((descriptor.digest.clone(), descriptor.size, file));
+            }
+            parts.push(Part { platform, digest, bytes, manifest, blobs });
+        }
+        let dest = self.dest.clone();
         match self.kind {
             Kind::Registry => Ok(()), // the daemon did it
-            Kind::Oci => oci(&bytes, image, blobs, self.open()?).context(|| cannot(&dest)),
-            Kind::Docker => docker(&manifest, &name, blobs, self.open()?).context(|| cannot(&dest)),
+            Kind::Oci => oci(&top.1, index.is_some(), image, parts, self.open()?).context(|| cannot(&dest)),
+            Kind::Docker => {
+                let part = parts.swap_remove(0);
+                docker(&part.manifest, &image.names, part.blobs, self.open()?).context(|| cannot(&dest))
+            }
             Kind::Tar => {
-                let layers: Vec<File> = blobs.into_iter().skip(1).map(|it| it.2).collect();
-                naru_image::flatten(&layers, self.open()?).context(|| cannot(&dest))
+                let part = parts.swap_remove(0);
+                naru_image::flatten(&part.layers(), self.open()?).context(|| cannot(&dest))
             }
             Kind::Local => {
-                let layers: Vec<File> = blobs.into_iter().skip(1).map(|it| it.2).collect();
-                let mut archive = tempfile::tempfile()?;
-                naru_image::flatten(&layers, std::io::BufWriter::new(&mut archive))?;
-                archive.rewind()?;
-                std::fs::create_dir_all(&dest).context(|| cannot(&dest))?;
-                // `unpack` never leaves the directory. The files are ours, as when docker writes them.
-                let mut archive = tar::Archive::new(std::io::BufReader::new(archive));
-                archive.set_preserve_permissions(true);
-                archive.unpack(&dest).context(|| cannot(&dest))
+                for part in parts {
+                    // A directory for each, as BuildKit names them.
+                    let dest = match (&index, &part.platform) {
+                        (Some(_), Some(it)) => dest.join(it.to_string().replace('/', "_")),
+                        _ => dest.clone(),
+                    };
+                    local(part, &dest).context(|| cannot(&dest))?;
+                }
+                Ok(())
             }
         }
     }
@@ -118,11 +150,43 @@ impl Output {
     }
 }
 
+/// An image with everything that it is made of.
+struct Part {
+    platform: Option<Platform>,
+    digest: Digest,
+    bytes: Vec<u8>,
+    manifest: Manifest,
+    blobs: Vec<Blob>,
+}
+
+impl Part {
+    fn layers(self) -> Vec<File> {
+        self.blobs.into_iter().skip(1).map(|it| it.2).collect()
+    }
+}
+
+async fn document(remote: &Remote, digest: &Digest) -> Result<(Value, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    remote.blob(digest, &mut bytes).await?;
+    Ok((serde_json::from_slice(&bytes)?, bytes))
+}
+
+fn local(part: Part, dest: &Path) -> Result<()> {
+    let mut archive = tempfile::tempfile()?;
+    naru_image::flatten(&part.layers(), std::io::BufWriter::new(&mut archive))?;
+    archive.rewind()?;
+    std::fs::create_dir_all(dest)?;
+    // `unpack` never leaves the directory. The files are ours, as when docker writes them.
+    let mut archive = tar::Archive::new(std::io::BufReader::new(archive));
+    archive.set_preserve_permissions(true);
+    Ok(archive.unpack(dest)?)
+}
+
 fn cannot(dest: &Path) -> String {
     format!("cannot write {}", dest.display())
 }
 
-type Blob = (naru_image::Digest, u64, File);
+type Blob = (Digest, u64, File);
 
 fn append(builder: &mut tar::Builder<impl Write>, name: &str, size: u64, content: impl Read) -> Result<()> {
     let mut header = tar::Header::new_gnu();
@@ -131,14 +195,14 @@ fn append(builder: &mut tar::Builder<impl Write>, name: &str, size: u64, content
     Ok(builder.append_data(&mut header, name, content)?)
 }
 
-fn oci(manifest: &[u8], image: &BuiltImage, blobs: Vec<Blob>, out: impl Write) -> Result<()> {
+fn oci(top: &[u8], is_index: bool, image: &BuiltImage, parts: Vec<Part>, out: impl Write) -> Result<()> {
     let mut builder = tar::Builder::new(out);
     let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
     append(&mut builder, "oci-layout", layout.len() as u64, layout.as_slice())?;
     let entry = |name: Option<&String>| {
         let mut entry = json!({
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "digest": image.digest, "size": manifest.len(),
+            "mediaType": if is_index { media_type::INDEX } else { media_type::MANIFEST },
+            "digest": image.digest, "size": top.len(),
         });
         if let Some(name) = name {
             // containerd takes the whole name, everybody else the tag.
@@ -154,12 +218,20 @@ fn oci(manifest: &[u8], image: &BuiltImage, blobs: Vec<Blob>, out: impl Write) -
         names => names.iter().map(|it| entry(Some(it))).collect(),
     };
     let index = serde_json::to_vec(&json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries,
+        "schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": entries,
     }))?;
     append(&mut builder, "index.json", index.len() as u64, index.as_slice())?;
-    append(&mut builder, &format!("blobs/sha256/{}", image.digest.hex()), manifest.len() as u64, manifest)?;
+    let blob = |it: &Digest| format!("blobs/sha256/{}", it.hex());
+    if is_index {
+        append(&mut builder, &blob(&image.digest), top.len() as u64, top)?;
+    }
+    let mut blobs = Vec::new();
+    for part in parts {
+        append(&mut builder, &blob(&part.digest), part.bytes.len() as u64, part.bytes.as_slice())?;
+        blobs.extend(part.blobs);
+    }
     for (digest, size, file) in unique(blobs) {
-        append(&mut builder, &format!("blobs/sha256/{}", digest.hex()), size, file)?;
+        append(&mut builder, &blob(&digest), size, file)?;
     }
     Ok(builder.into_inner()?.flush()?)
 }

@@ -50,6 +50,20 @@ impl Remote {
         }
     }
 
+    /// Joins images under a name and returns the index's digest.
+    pub async fn create_index(&self, name: &str, images: &[String], push: bool) -> Result<String> {
+        let url = format!("{}/images/index", self.base);
+        let order = serde_json::json!({"name": name, "images": images, "push": push});
+        let sent = self.http.post(url).bearer_auth(&self.token).json(&order).send().await;
+        let answer = sent.context(|| self.silent())?;
+        let status = answer.status();
+        let text = answer.text().await.context(|| self.silent())?;
+        match status.is_success() {
+            true => Ok(text.trim().to_owned()),
+            false => Err(Error::new(text.trim().to_owned())),
+        }
+    }
+
     /// Brings an archive into the daemon's store, unless it is there, and returns its digest.
     pub async fn upload(&self, mut archive: tempfile::SpooledTempFile) -> Result<String> {
         archive.rewind()?;
