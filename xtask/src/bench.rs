@@ -12,6 +12,7 @@ mod daemon;
 mod expressions;
 mod footprint;
 mod gateway;
+mod job;
 mod measure;
 mod neighbour;
 mod pods;
@@ -34,6 +35,7 @@ const BENCHES: &[(&str, fn(&mut Bench) -> Result<Vec<Line>>)] = &[
     ("size", footprint::size),
     ("expressions", expressions::run),
     ("workflow", workflow::run),
+    ("job", job::run),
     ("container", container::run),
     ("gateway", gateway::run),
     ("cluster", cluster::run),

@@ -109,7 +109,7 @@ impl Daemon {
         measure::run(self.kubectl().args(["apply", "-f"]).arg(&file)).map(drop)
     }
 
-    fn git_url(&self, repository: &str) -> Result<String> {
+    pub fn git_url(&self, repository: &str) -> Result<String> {
         let token = self.push_token()?;
         let base = self.endpoints["http"].as_str().unwrap_or_default();
         Ok(format!("{}/git/{repository}.git", base.replace("http://", &format!("http://naru:{token}@"))))

@@ -182,6 +182,10 @@ pub struct ServeArgs {
     /// as much memory as a small program.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub warm_pods: usize,
+    /// Steps of jobs find no Docker socket. With it they build, pull, tag and push images, and nothing else; those of
+    /// changes from outside never have it.
+    #[arg(long)]
+    pub no_job_docker: bool,
     /// Registries that are spoken to without TLS: `localhost:5000`.
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,

@@ -221,6 +221,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let router = http::router(http::Parts {
         waiting: waiting.clone(),
         run_token: run_token.clone(),
+        docker: (!args.no_job_docker).then(|| (engine.clone(), shutdown.clone())),
         beside: Arc::new(Beside {
             client: client.clone(),
             namespace: NAMESPACE.into(),
@@ -287,6 +288,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
             job_tokens,
             run_token,
             warm_pods: args.warm_pods,
+            job_docker: !args.no_job_docker,
             waiting,
             runners: runners(args)?,
             held: filtering

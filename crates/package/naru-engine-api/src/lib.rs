@@ -23,6 +23,7 @@ mod attach;
 mod build;
 mod buildkit;
 mod bundle;
+mod caller;
 mod container;
 mod containers;
 mod create;

@@ -9,12 +9,14 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, head, post};
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use crate::caller::Caller;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::system::{API_MAX, API_MIN, version_text};
@@ -133,9 +135,11 @@ fn without_version(path: &str) -> Result<&str> {
     Ok(&path[2 + version.len()..])
 }
 
-async fn answer(router: Router, mut request: Request<Body>) -> Response {
+async fn answer(router: Router, caller: Caller, mut request: Request<Body>) -> Response {
     let path = request.uri().path().to_owned();
-    let mut response = match without_version(&path) {
+    caller.mark(request.headers_mut());
+    let allowed = without_version(&path).and_then(|it| caller.check(request.method(), it).map(|()| it));
+    let mut response = match allowed {
         Err(error) => error.into_response(),
         Ok(path) => {
             let query = request.uri().query().map(|it| format!("?{it}")).unwrap_or_default();
@@ -182,16 +186,37 @@ impl Engine {
                 },
                 () = shutdown.cancelled() => break,
             };
-            tokio::spawn(serve_connection(stream, router.clone(), shutdown.clone()));
+            let (router, shutdown) = (router.clone(), shutdown.clone());
+            tokio::spawn(serve_connection(stream, router, Caller::Owner, shutdown));
         }
         let _ = following.await;
     }
+
+    /// Makes of a request's connection one of this API, for the steps of a job: they build, pull, tag and push
+    /// images.
+    pub fn serve_job(self, mut request: Request, shutdown: CancellationToken) -> Response {
+        let Some(upgrade) = crate::attach::upgrade_of(&mut request) else {
+            return Error::bad("no upgrade in the request").into_response();
+        };
+        tokio::spawn(async move {
+            if let Ok(connection) = upgrade.await {
+                serve_connection(TokioIo::new(connection), routes(self), Caller::Job, shutdown).await;
+            }
+        });
+        let headers = [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "tcp")];
+        (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+    }
 }
 
-async fn serve_connection(stream: UnixStream, router: Router, shutdown: CancellationToken) {
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    router: Router,
+    caller: Caller,
+    shutdown: CancellationToken,
+) {
     let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let router = router.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(router, request.map(Body::new)).await) }
+        async move { Ok::<_, std::convert::Infallible>(answer(router, caller, request.map(Body::new)).await) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     // A client may close its side and still read.

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::answer::{Query, json_lines, text, texts};
+use crate::caller::Caller;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::names::short;
@@ -27,6 +28,11 @@ const FIRST_WORDS: Duration = Duration::from_millis(1500);
 
 /// `X-Registry-Auth`: what `docker login` keeps, for this one request.
 pub fn credentials(headers: &HeaderMap, registry: &str) -> Result<Vec<Credential>> {
+    let found = login(headers, registry)?;
+    Ok(Caller::of(headers).logins(registry, found))
+}
+
+fn login(headers: &HeaderMap, registry: &str) -> Result<Vec<Credential>> {
     let Some(value) = headers.get("x-registry-auth").and_then(|it| it.to_str().ok()) else {
         return Ok(Vec::new());
     };

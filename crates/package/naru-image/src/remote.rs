@@ -140,7 +140,7 @@ impl Remote {
         let known = credentials.iter().chain(&config.credentials).find(|it| it.registry == host).cloned();
         let credential = match (known, &config.docker_config) {
             (None, Some(path)) => crate::credentials::find(path, host).await,
-            (known, _) => known,
+            (known, _) => known.filter(|it| !it.user.is_empty() || !it.password.is_empty()),
         };
         Ok(Self {
             client,

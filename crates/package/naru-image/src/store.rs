@@ -43,6 +43,7 @@ pub struct Config {
     pub mirrors: Vec<(String, String)>,
 }
 
+/// With neither a user nor a password it is nobody's: then what is configured is not used either.
 #[derive(Debug, Clone)]
 pub struct Credential {
     pub registry: String,

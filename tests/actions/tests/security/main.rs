@@ -34,11 +34,15 @@ jobs:
         env: {TOKEN: '${{ github.token }}'}
       - name: The machine
         run: |
-          ls /root/.ssh /var/lib/naru /var/run/docker.sock /run/docker.sock /var/run/secrets 2>/dev/null | sed 's/^/found /'
+          ls /root/.ssh /var/lib/naru /var/run/secrets 2>/dev/null | sed 's/^/found /'
           test ! -e /naru/job/job.json || echo found the job file
           mount -t tmpfs none /mnt 2>/dev/null && echo found a mount
           chroot / true 2>/dev/null; cat /proc/1/environ 2>/dev/null | tr '\\0' '\\n' | grep -a TOKEN= | sed 's/^/found /'
           echo looked
+      - name: Containers of its own
+        run: |
+          ask() { curl -s --unix-socket /var/run/docker.sock -o /dev/null -w '%{http_code}' \"$@\"; }
+          echo \"docker says $(ask http://d/info) $(ask -X POST http://d/containers/create) $(ask -X DELETE http://d/images/x)\"
       - name: The API
         run: \"curl -sk -o /dev/null -w 'the API says %{http_code}\\n' https://kubernetes.default.svc/api/v1/secrets || echo 'the API says nothing'\"
 ";
@@ -89,6 +93,7 @@ fn a_job_finds_no_more_than_it_was_given_and_a_change_from_outside_is_given_noth
     assert!(shown.contains("id tokens: yes"), "{shown}");
     // 5 Pipeline-based access: nothing of the machine or the cluster is there for the taking.
     assert!(shown.contains("looked") && !shown.contains("found "), "{shown}");
+    assert!(shown.contains("docker says 200 403 403"), "{shown}");
     assert!(shown.contains("the API says 401") || shown.contains("the API says 403"), "{shown}");
     // What a job pushes starts nothing.
     assert!(!daemon.get("runs").iter().any(|it| it["spec"]["gitRef"] == "refs/heads/by-a-job"));
@@ -107,6 +112,7 @@ fn a_job_finds_no_more_than_it_was_given_and_a_change_from_outside_is_given_noth
     let shown = logs(&daemon, "shop-poisoned");
     assert!(shown.contains("the secret has 0 letters") && shown.contains("id tokens: \n"), "{shown}");
     assert!(shown.contains("refused") && !shown.contains("pushed"), "{shown}");
+    assert!(shown.contains("docker says 000 000 000"), "no socket: {shown}");
 
     // 1 Flow control: nobody deploys to production alone.
     let environment = "apiVersion: naru.dev/v1

@@ -8,6 +8,7 @@
 mod artifacts;
 mod caches;
 mod identity;
+mod images;
 mod jobs;
 
 use naru_actions_tests::harness::{Daemon, Repository, text};

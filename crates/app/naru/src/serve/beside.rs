@@ -4,19 +4,21 @@
 use super::http::{FENCED, knows};
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use futures::StreamExt;
 use naru_builder::{BuildLogs, Builder, Event, Order};
 use naru_client::chain;
+use naru_engine_api::Engine;
 use naru_objects::{ImageSpec, NAMESPACE, Upload};
 use naru_runner::controller::beside::{Beside, Image};
 use naru_runner::controller::waiting_token_of;
-use naru_runner::job::beside::{Request, Said};
+use naru_runner::job::beside::{Request as Container, Said};
 use naru_runner::warm::Waiting;
 use serde::Deserialize;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// As much as a job may send, see [`naru_runner::job::beside`].
 const CONTEXT_BYTES_MAX: usize = 256 * 1024 * 1024 + 1024;
@@ -24,6 +26,7 @@ const CONTEXT_BYTES_MAX: usize = 256 * 1024 * 1024 + 1024;
 #[derive(Clone)]
 pub struct Parts {
     pub beside: Arc<Beside>,
+    pub docker: Option<(Engine, CancellationToken)>,
     pub builder: Builder,
     pub builds: BuildLogs,
     pub waiting: Arc<Waiting>,
@@ -34,6 +37,7 @@ pub fn router(parts: Parts) -> Router {
     Router::new()
         .route("/_apis/jobs/{pod}/containers", post(start))
         .route("/_apis/jobs/{pod}/images", post(build))
+        .route("/_apis/jobs/{pod}/docker", post(docker))
         .layer(DefaultBodyLimit::max(CONTEXT_BYTES_MAX))
         .with_state(parts)
 }
@@ -58,7 +62,7 @@ async fn start(
     State(parts): State<Parts>,
     Path(pod): Path<String>,
     headers: http::HeaderMap,
-    axum::Json(request): axum::Json<Request>,
+    axum::Json(request): axum::Json<Container>,
 ) -> Response {
     if let Some(refused) = parts.refused(&pod, &headers) {
         return refused;
@@ -72,6 +76,23 @@ async fn start(
     tokio::spawn(async move { parts.beside.run(&pod, &request, &image, &said).await });
     let stream = futures::stream::poll_fn(move |context| lines.poll_recv(context));
     Body::from_stream(stream.map(|it| Ok::<_, std::convert::Infallible>(line(&it)))).into_response()
+}
+
+/// The connection becomes one of the Docker Engine API, as far as jobs may use it.
+async fn docker(State(parts): State<Parts>, Path(pod): Path<String>, request: Request) -> Response {
+    if let Some(refused) = parts.refused(&pod, request.headers()) {
+        return refused;
+    }
+    let no = |why: String| (http::StatusCode::FORBIDDEN, why).into_response();
+    let Some((engine, shutdown)) = parts.docker else {
+        return no("this server gives jobs no docker socket (--no-job-docker)".into());
+    };
+    match parts.beside.may_build(&pod).await {
+        Ok(true) => {}
+        Ok(false) => return no("a change from outside builds no images with the daemon".into()),
+        Err(error) => return no(error),
+    }
+    engine.serve_job(request, shutdown)
 }
 
 #[derive(Deserialize)]

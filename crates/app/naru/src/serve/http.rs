@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::StreamExt;
 use naru_builder::{BuildLogs, Builder, DiskReport, Keeper};
+use naru_engine_api::Engine;
 use naru_gateway::Gateway;
 use naru_node::Node;
 use naru_registry::Registry;
@@ -32,6 +33,8 @@ pub struct Parts {
     pub run_token: Arc<dyn Fn(&str) -> String + Send + Sync>,
     /// Starts containers beside jobs.
     pub beside: Arc<Beside>,
+    /// What a job's Docker clients talk to, until the token says that we end.
+    pub docker: Option<(Engine, CancellationToken)>,
     pub gateway: Gateway,
     pub node: Node,
     pub builds: BuildLogs,
@@ -56,6 +59,7 @@ pub fn router(parts: Parts) -> Router {
         .merge(parts.job_api.router())
         .merge(super::beside::router(super::beside::Parts {
             beside: parts.beside,
+            docker: parts.docker,
             builder: parts.builder,
             builds: parts.builds,
             waiting: parts.waiting.clone(),

@@ -23,6 +23,7 @@ use http::{HeaderValue, StatusCode, header};
 use naru_image::oci::architecture;
 
 use crate::attach::upgrade_of;
+use crate::caller::Caller;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use grpc::{Call, Reply, Status};
@@ -47,14 +48,15 @@ pub async fn session(State(engine): State<Engine>, mut request: Request) -> Resu
 /// The connection becomes one of gRPC calls.
 pub async fn control(State(engine): State<Engine>, mut request: Request) -> Result<Response> {
     let upgrade = upgrade_of(&mut request).ok_or_else(|| Error::bad("no upgrade proto in request"))?;
+    let caller = Caller::of(request.headers());
     tokio::spawn(async move {
         let Ok(connection) = upgrade.await else { return };
-        grpc::serve(connection, move |call| answer(engine.clone(), call)).await;
+        grpc::serve(connection, move |call| answer(engine.clone(), caller, call)).await;
     });
     Ok(switched())
 }
 
-async fn answer(engine: Engine, mut call: Call) -> grpc::Result<Reply> {
+async fn answer(engine: Engine, caller: Caller, mut call: Call) -> grpc::Result<Reply> {
     let path = call.path.clone();
     let Some((service, method)) = path.trim_start_matches('/').split_once('/') else {
         return Err(Status::refused(format!("{path} is no method")));
@@ -77,7 +79,7 @@ async fn answer(engine: Engine, mut call: Call) -> grpc::Result<Reply> {
         }
         ("moby.buildkit.v1.Control", "Solve") => {
             let question = call.messages.only().await?;
-            Ok(Reply::one(&solve::control(engine, question).await?))
+            Ok(Reply::one(&solve::control(engine, caller, question).await?))
         }
         ("moby.buildkit.v1.Control", "DiskUsage" | "Prune") => Err(Status::refused(
             "builds share the disk budget of all images; see naru df. What is not used goes by itself",
@@ -91,7 +93,7 @@ async fn answer(engine: Engine, mut call: Call) -> grpc::Result<Reply> {
         ("moby.buildkit.v1.frontend.LLBBridge", "Solve") => {
             let build = build();
             let question = call.messages.only().await?;
-            Ok(Reply::one(&solve::bridge(engine, build, question).await?))
+            Ok(Reply::one(&solve::bridge(engine, caller, build, question).await?))
         }
         ("moby.buildkit.v1.frontend.LLBBridge", "Evaluate") => Ok(Reply::one(&wire::Empty {})), // it is built
         ("moby.buildkit.v1.frontend.LLBBridge", "Return") => {

@@ -12,6 +12,7 @@ use super::progress::Teller;
 use super::session::Session;
 use super::wire::{ControlSolve, Exporter};
 use crate::answer::ToChannel;
+use crate::caller::Caller;
 use crate::engine::Engine;
 use crate::error::Error;
 
@@ -95,6 +96,7 @@ impl Output {
         &self,
         number: usize,
         engine: &Engine,
+        caller: Caller,
         session: &Session,
         image: &BuiltImage,
         teller: &mut Teller,
@@ -112,7 +114,7 @@ impl Output {
                 for name in &image.names {
                     teller.amount(&key, &format!("naming to {name}"), 0, true);
                 }
-                self.push(engine, session, image, teller, &key).await
+                self.push(engine, caller, session, image, teller, &key).await
             }
             Kind::Archive => {
                 let mut wanted = Vec::new();
@@ -157,6 +159,7 @@ impl Output {
     async fn push(
         &self,
         engine: &Engine,
+        caller: Caller,
         session: &Session,
         image: &BuiltImage,
         teller: &Teller,
@@ -173,7 +176,7 @@ impl Output {
             if target.is_local_only() {
                 return Err(Status::failed(format!("{name} has no registry; give the image another name")));
             }
-            let logins = session.credentials(&target.registry).await?;
+            let logins = caller.logins(&target.registry, session.credentials(&target.registry).await?);
             let id = format!("pushing {name}");
             teller.amount(key, &id, 0, false);
             engine.images.push(&image.digest, &target, &logins, &|_| {}).await.map_err(Error::from)?;

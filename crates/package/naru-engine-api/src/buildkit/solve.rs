@@ -18,6 +18,7 @@ use super::order::{self, Asked};
 use super::progress::{Board, Teller};
 use super::session::{Session, Sessions};
 use super::{files, outputs, wire};
+use crate::caller::Caller;
 use crate::engine::Engine;
 use crate::error::Error;
 
@@ -117,7 +118,11 @@ impl Drop for Ending {
 }
 
 /// `Control/Solve`.
-pub async fn control(engine: Engine, question: wire::ControlSolve) -> Result<wire::ControlSolved> {
+pub async fn control(
+    engine: Engine,
+    caller: Caller,
+    question: wire::ControlSolve,
+) -> Result<wire::ControlSolved> {
     let build = engine.buildkit.of(&question.reference);
     let _ending = Ending(Arc::clone(&build));
     if question.definition.as_ref().is_some_and(|it| !it.is_empty()) {
@@ -141,7 +146,7 @@ pub async fn control(engine: Engine, question: wire::ControlSolve) -> Result<wir
     } else {
         let attrs = question.frontend_attrs.clone().into_iter().collect();
         let direct = wire::BridgeSolve { frontend: question.frontend.clone(), attrs, ..Default::default() };
-        bridge(engine.clone(), Arc::clone(&build), direct).await?;
+        bridge(engine.clone(), caller, Arc::clone(&build), direct).await?;
     }
     let image = build.built.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut exporter_response = BTreeMap::new();
@@ -149,7 +154,7 @@ pub async fn control(engine: Engine, question: wire::ControlSolve) -> Result<wir
         let session = engine.buildkit.sessions.get(&question.session).await?;
         let mut teller = Teller::new(Arc::clone(&build.board), &build.id);
         for (number, output) in outputs.iter().enumerate() {
-            output.write(number, &engine, &session, &image, &mut teller).await?;
+            output.write(number, &engine, caller, &session, &image, &mut teller).await?;
         }
         exporter_response.insert("containerimage.digest".into(), image.digest.to_string());
         exporter_response.insert("image.name".into(), image.names.join(","));
@@ -167,6 +172,7 @@ pub async fn control(engine: Engine, question: wire::ControlSolve) -> Result<wir
 /// `LLBBridge/Solve`: builds.
 pub async fn bridge(
     engine: Engine,
+    caller: Caller,
     build: Arc<Build>,
     question: wire::BridgeSolve,
 ) -> Result<wire::BridgeSolved> {
@@ -190,8 +196,15 @@ pub async fn bridge(
     let request = build.request().await?;
     let mut asked = order::read(&question.attrs, &question.cache_imports)?;
     let exports = request.cache.as_ref().map(|it| it.exports.as_slice()).unwrap_or_default();
-    let (cache_to, warnings) = order::cache_exports(exports);
+    let (mut cache_to, warnings) = order::cache_exports(exports);
     asked.warnings.extend(warnings);
+    if caller == Caller::Job && !cache_to.is_empty() {
+        // It would be sent with the daemon's own login.
+        cache_to.clear();
+        asked
+            .warnings
+            .push("--cache-to is not used in a job\nthis machine keeps its cache by content".into());
+    }
     let session = engine.buildkit.sessions.get(&request.session).await?;
     let mut teller = Teller::new(Arc::clone(&build.board), &build.id);
     let built = run(&engine, &session, &request, asked, cache_to, &mut teller).await;
@@ -274,7 +287,8 @@ async fn run(
         None => {
             let name = ".dockerignore".to_owned();
             let mut found =
-                files::receive_small(session.files(&asked.context, std::slice::from_ref(&name), &[])?).await?;
+                files::receive_small(session.files(&asked.context, std::slice::from_ref(&name), &[])?)
+                    .await?;
             found.remove(&name).unwrap_or_default()
         }
     };

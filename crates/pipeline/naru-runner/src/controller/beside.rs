@@ -5,7 +5,7 @@ use crate::job::beside::{Request, Said};
 use crate::launch::Launch;
 use futures::{AsyncBufReadExt, StreamExt};
 use naru_client::{Client, LogOptions};
-use naru_objects::kinds;
+use naru_objects::{kinds, labels};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
@@ -37,6 +37,15 @@ impl Beside {
             Err(error) => Said::Error(error),
         };
         let _ = said.send(last).await;
+    }
+
+    /// Whether the steps in this pod may build and push images: not for a change from outside.
+    pub async fn may_build(&self, pod: &str) -> Result<bool, String> {
+        let object = self.pod(pod).await?;
+        let run = naru_objects::label_of(&object, labels::RUN);
+        let found = self.client.get(&kinds::RUN, &self.namespace, run).await;
+        let run = found.map_err(|it| naru_client::chain(&it))?;
+        Ok(run.is_some_and(|it| it["spec"]["untrusted"] != true))
     }
 
     async fn follow(

@@ -71,6 +71,8 @@ pub struct Config {
     pub runners: BTreeMap<String, String>,
     /// So many pods are kept ready for jobs on the image that was used last.
     pub warm_pods: usize,
+    /// Steps of jobs may build and push images over a Docker socket.
+    pub job_docker: bool,
     /// Where those pods ask for their jobs.
     pub waiting: Arc<Waiting>,
     /// Tells whether the rules of a pod's address are in force; none where policies have no effect.

@@ -261,6 +261,7 @@ impl Driver {
             nonce: self.nonce(pod),
             beside_url: self.shared.url_of(pod),
             beside_token: self.shared.token_of(pod),
+            docker: self.config.job_docker && !self.run.spec.untrusted,
             ..file
         };
         let text = serde_json::to_string(&file).expect("a job file always serialises");

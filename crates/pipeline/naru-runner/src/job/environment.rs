@@ -58,6 +58,11 @@ pub struct Places {
 }
 
 impl Places {
+    /// A directory of the job's own, whatever its image.
+    pub fn own(&self) -> &Path {
+        self.workspace.parent().unwrap_or(Path::new("/"))
+    }
+
     pub fn of(file: &JobFile) -> Self {
         let root = file.workspace.parent().unwrap_or(Path::new("/")).to_owned();
         let tools = file.contexts.get("runner").and_then(|it| it["tool_cache"].as_str());

@@ -114,6 +114,43 @@ impl Pieces {
     }
 }
 
+/// A connection that speaks whatever the other side does there.
+pub async fn upgrade(url: &str, token: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>, Error> {
+    let connect = |source| Error::Connect { url: url.to_owned(), source };
+    let (authority, path) = address(url)?;
+    let stream = TcpStream::connect(with_port(authority)).await.map_err(|it| connect(it.into()))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|it| connect(it.into()))?;
+    tokio::spawn(connection.with_upgrades());
+    let request = hyper::Request::builder()
+        .method(hyper::Method::POST)
+        .uri(format!("/{path}"))
+        .header("host", authority)
+        .header("authorization", format!("Bearer {token}"))
+        .header("connection", "Upgrade")
+        .header("upgrade", "tcp")
+        .body(Full::new(bytes::Bytes::new()))
+        .map_err(|_| Error::Address(url.to_owned()))?;
+    let response = sender.send_request(request).await.map_err(|it| connect(it.into()))?;
+    if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map(|it| it.to_bytes()).unwrap_or_default();
+        let reason = String::from_utf8_lossy(&body[..body.len().min(REASON_BYTES_MAX)]).trim().to_owned();
+        return Err(Error::Refused { url: url.to_owned(), status, reason });
+    }
+    Ok(TokioIo::new(hyper::upgrade::on(response).await.map_err(|it| connect(it.into()))?))
+}
+
+/// Host and port, and the path without its first slash.
+fn address(url: &str) -> Result<(&str, &str), Error> {
+    let rest = url.strip_prefix("http://").and_then(|it| it.split_once('/'));
+    rest.ok_or_else(|| Error::Address(url.to_owned()))
+}
+
+fn with_port(authority: &str) -> String {
+    if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") }
+}
+
 async fn send(
     method: hyper::Method,
     url: &str,
@@ -122,10 +159,8 @@ async fn send(
     body: Vec<u8>,
 ) -> Result<Answer, Error> {
     let connect = |source| Error::Connect { url: url.to_owned(), source };
-    let rest = url.strip_prefix("http://").ok_or_else(|| Error::Address(url.to_owned()))?;
-    let (authority, path) = rest.split_once('/').ok_or_else(|| Error::Address(url.to_owned()))?;
-    let address = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
-    let stream = TcpStream::connect(&address).await.map_err(|it| connect(it.into()))?;
+    let (authority, path) = address(url)?;
+    let stream = TcpStream::connect(with_port(authority)).await.map_err(|it| connect(it.into()))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|it| connect(it.into()))?;
     let connection = tokio::spawn(connection);

@@ -10,6 +10,7 @@ pub mod beside;
 mod checkout;
 mod commands;
 mod container;
+mod docker;
 mod environment;
 mod fetch;
 mod forward;
@@ -75,6 +76,8 @@ pub struct JobFile {
     /// has no pod.
     pub beside_url: String,
     pub beside_token: String,
+    /// Steps may build and push images with the daemon, over a socket of Docker's kind.
+    pub docker: bool,
     /// Directories with packaged steps, `<owner>/<repository>` or `<owner>/<repository>@<ref>`, asked before
     /// the server.
     pub actions_dirs: Vec<PathBuf>,
@@ -120,10 +123,17 @@ pub async fn run(file: JobFile, image_path: String, out: &mut (dyn Write + Send)
     log.debug = contexts.get("runner").is_some_and(|it| it["debug"] == "1");
     // On somebody's own machine nobody is made root.
     let in_pod = !file.beside_url.is_empty();
-    let root = places.workspace.parent().filter(|_| in_pod);
+    let root = in_pod.then(|| places.own());
     let sudo = root.and_then(|it| sudo::offer(it, &image_path));
     if let Some(directory) = &sudo {
         image_path = format!("{image_path}:{}", directory.display());
+    }
+    let mut env = Vec::new();
+    if file.docker {
+        match docker::open(&file.beside_url, &file.beside_token, places.own()) {
+            Ok(other) => env.extend(other.map(|it| ("DOCKER_HOST".to_owned(), it))),
+            Err(error) => log.say(&format!("warning: this job has no docker socket: {error}")),
+        }
     }
     let now = Instant::now();
     let mut run = JobRun {
@@ -135,7 +145,7 @@ pub async fn run(file: JobFile, image_path: String, out: &mut (dyn Write + Send)
         levels: vec![Level { inputs: contexts["inputs"].clone(), ..Level::default() }],
         contexts,
         places,
-        env: Vec::new(),
+        env,
         path: Vec::new(),
         action_name: String::new(),
         names: BTreeMap::new(),
