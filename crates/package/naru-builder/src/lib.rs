@@ -28,7 +28,7 @@ mod engine;
 mod expand;
 mod fetch;
 pub mod finish;
-mod form;
+pub mod form;
 mod ignore;
 pub mod inspect;
 mod keeper;
