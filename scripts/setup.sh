@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 declare -A provides=(
   [git]=git [cc]=gcc [ip]=iproute2 [nft]=nftables [curl]=curl [busybox]=busybox-static
   [skopeo]=skopeo [openssl]=openssl [runc]=runc [python3]=python3 [pip3]=python3-pip [sqlite3]=sqlite3
-  [buildah]=buildah [xz]=xz-utils [ssh-agent]=openssh-client [bzip2]=bzip2 [strace]=strace [mkfs.ext4]=e2fsprogs
+  [buildah]=buildah [xz]=xz-utils [ssh-agent]=openssh-client [sshd]=openssh-server [bzip2]=bzip2 [strace]=strace [mkfs.ext4]=e2fsprogs
 )
 if [ "${1:-}" = bench ]; then
   provides+=([crun]=crun [podman]=podman [haproxy]=haproxy [wrk]=wrk [nginx]=nginx-light)

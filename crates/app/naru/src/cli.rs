@@ -99,6 +99,17 @@ pub enum Command {
     Secret(commands::secret::SecretArgs),
     /// Follow a repository on GitHub, GitLab, Gitea or Forgejo: `naru upstream shop URL < token`.
     Upstream(commands::upstream::UpstreamArgs),
+    /// Git over SSH, through the system's own sshd: `naru ssh add ann < ann.pub`, `naru ssh config`.
+    Ssh {
+        #[command(subcommand)]
+        command: commands::ssh::SshCommand,
+    },
+    /// Pull requests on this server: `naru pr list shop`, `naru pr merge shop 3`. One is made by
+    /// `git push origin HEAD:refs/for/main/topic`.
+    Pr {
+        #[command(subcommand)]
+        command: commands::pr::PrCommand,
+    },
     /// Check files before they run: workflows and naru.yaml, or a repository's directory. Exit code 1 if one cannot be honoured.
     Check {
         #[arg(required = true)]
@@ -306,6 +317,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Top => commands::top::run(&global).await,
             Command::Secret(args) => commands::secret::run(&global, &args).await,
             Command::Upstream(args) => commands::upstream::run(&global, &args).await,
+            Command::Ssh { command } => commands::ssh::run(&global, &command).await,
+            Command::Pr { command } => commands::pr::run(&global, &command).await,
             Command::Kubeconfig { path } => commands::connect::kubeconfig(&global, path),
             Command::DockerSocket { path } => commands::connect::docker_socket(&global, path),
             Command::Token => commands::connect::token(&global),

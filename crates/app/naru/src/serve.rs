@@ -194,6 +194,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         namespace: NAMESPACE.into(),
         git: git.clone(),
         dir: data_dir.join("hooks"),
+        public_url: args.url.clone().unwrap_or_else(|| endpoints.http.clone()),
     };
     let hooks = naru_hooks::Hooks::open(hooks_config.clone());
     let hooks = hooks.context(|| "cannot open the directory of deliveries".into())?;
@@ -227,6 +228,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
             namespace: NAMESPACE.into(),
             launch: launch.clone(),
         }),
+        client: client.clone(),
         keeper,
         git: git.clone(),
         registry,
@@ -342,7 +344,8 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
 
 /// The owner that stands before every repository's name in URLs; it shares the port with our own paths.
 fn owner(args: &ServeArgs) -> Result<&str> {
-    const OURS: &[&str] = &["git", "v2", "api", "builds", "disk", "images", "metrics", "healthz", "twirp"];
+    const OURS: &[&str] =
+        &["git", "v2", "api", "builds", "disk", "images", "metrics", "healthz", "twirp", "runs"];
     let is_name = !args.owner.is_empty()
         && args.owner.len() <= 39
         && args.owner.chars().all(|it| it.is_ascii_alphanumeric() || it == '-')

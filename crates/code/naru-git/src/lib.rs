@@ -14,8 +14,13 @@ mod pulls;
 mod read;
 mod record;
 mod serve;
+pub mod ssh;
 
 pub use mirror::{MirrorError, Noted, Remote, delete_ref, fetch, merge, set_default_branch};
+pub use pulls::book::{Entry as PullEntry, State as PullState};
+pub use pulls::settle::{
+    Listed as Pull, Method, PullError, close, list as pulls, merge as merge_pull, reopen,
+};
 pub use read::{Changed, Commit, Entry, ReadError, archive, commit, compare, default_branch, entry, resolve};
 pub use record::{RecordError, record, record_all};
 pub use serve::router;
@@ -126,12 +131,16 @@ pub struct CreateError {
 /// Creates a repository if there is none, and brings its settings and hook up to date. `git init` on a
 /// repository that is there changes nothing, so a half-made one is completed.
 pub async fn create(config: &Config, name: &str) -> Result<(), CreateError> {
+    create_in(&config.root, name).await
+}
+
+pub(crate) async fn create_in(root: &Path, name: &str) -> Result<(), CreateError> {
     let fail = |message: String| CreateError { name: name.to_owned(), message };
-    let directory = directory(&config.root, name);
+    let directory = directory(root, name);
     if directory.join("naru-ready").exists() {
         return Ok(());
     }
-    tokio::fs::create_dir_all(&config.root).await.map_err(|it| fail(it.to_string()))?;
+    tokio::fs::create_dir_all(root).await.map_err(|it| fail(it.to_string()))?;
     let pack_bytes_max = PACK_BYTES_MAX.to_string();
     let target = directory.display().to_string();
     let mut commands: Vec<Vec<&str>> =

@@ -1,7 +1,7 @@
 //! Taking over what was pushed elsewhere: refs of a remote come into our repository by `git fetch`, and make
 //! runs as a push does, unless they are noted quietly.
 
-use crate::record::{MIRROR, PEOPLE};
+use crate::record::{MIRROR, PEOPLE, RecordError};
 use crate::{Config, CreateError, create, directory, git};
 use std::path::Path;
 use std::process::Stdio;
@@ -34,6 +34,12 @@ pub enum MirrorError {
     Io(#[from] std::io::Error),
     #[error("git cannot {what}: {message}")]
     Git { what: String, message: String },
+    #[error(
+        "the pull request {number} of {repository} on this server has that number; `naru pr close {repository} {number}` first"
+    )]
+    Taken { repository: String, number: u64 },
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 fn git_in(directory: &Path, noted: Noted) -> tokio::process::Command {
@@ -82,6 +88,12 @@ pub async fn fetch(
             check.args(["check-ref-format", name]);
             run(check, &format!("take `{name}` for the name of a ref")).await?;
         }
+    }
+    let number = |ours: &String| ours.strip_prefix("refs/pull/")?.split('/').next()?.parse().ok();
+    let pulls: Vec<u64> = refs.iter().filter_map(|(_, ours)| number(ours)).collect();
+    if !pulls.is_empty() {
+        let taken = crate::pulls::book::beside_upstream(&directory, &pulls)?;
+        taken.map_err(|number| MirrorError::Taken { repository: repository.to_owned(), number })?;
     }
     let mut command = git_in(&directory, noted);
     command

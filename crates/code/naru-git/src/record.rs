@@ -1,6 +1,7 @@
 //! From git's own log of a ref to `Run` objects. State-based: what counts is which updates have no run
 //! yet, not who noticed them.
 
+use crate::pulls::book::{Book, Entry, State};
 use crate::{directory, git, pulls, repositories};
 use naru_client::Client;
 use naru_objects::{ChangeId, RunSpec, dns_label, kinds, labels, timestamp};
@@ -71,16 +72,8 @@ pub async fn record(
         move |source| RecordError::Io { path, source }
     };
     std::fs::create_dir_all(&marks).map_err(io(&marks))?;
-    let lock_path = directory.join("naru-lock");
-    let lock_file = std::fs::File::create(&lock_path).map_err(io(&lock_path))?;
-    // Another process holds it only for the few requests below.
-    let _lock = tokio::task::spawn_blocking(move || {
-        nix::fcntl::Flock::lock(lock_file, nix::fcntl::FlockArg::LockExclusive)
-            .map_err(|(_, errno)| std::io::Error::from(errno))
-    })
-    .await
-    .expect("locking does not panic")
-    .map_err(io(&lock_path))?;
+    let _lock = lock(&directory).await?;
+    let mut book = Book::open(&directory)?;
 
     let default_branch = default_branch(&directory).await?;
     let mut runs = Vec::new();
@@ -96,8 +89,9 @@ pub async fn record(
             {
                 let name = run_name(repository, &git_ref, index + 1);
                 let deploy = git_ref == format!("refs/heads/{default_branch}");
-                let mut run =
-                    run_of(&directory, repository, namespace, &name, &git_ref, &update, deploy).await?;
+                let (mut run, pull) =
+                    run_of(&directory, &mut book, repository, namespace, &name, &git_ref, &update, deploy)
+                        .await?;
                 if let Some(other) = client.get(&kinds::RUN, namespace, &name).await?
                     && !is_of(&other, &run, &update)
                 {
@@ -111,12 +105,74 @@ pub async fn record(
                     }
                     Err(error) => return Err(error.into()),
                 }
+                if let Some((number, entry)) = pull {
+                    book.put(&directory, number, entry)?;
+                }
             }
             let mark = format!("{} {}", index + 1, hash(line));
             write_durably(&mark_path, &mark).map_err(io(&mark_path))?;
         }
     }
+    // Before the others: whoever follows the last one follows what was pushed.
+    let mut ended = closings(client, &directory, repository, namespace, &mut book).await?;
+    ended.extend(runs);
+    Ok(ended)
+}
+
+/// Holds off other processes that record; each holds it only for a few requests.
+pub(crate) async fn lock(directory: &Path) -> Result<nix::fcntl::Flock<std::fs::File>, RecordError> {
+    let path = directory.join("naru-lock");
+    let io = |source| RecordError::Io { path: path.clone(), source };
+    let file = std::fs::File::create(&path).map_err(io)?;
+    tokio::task::spawn_blocking(move || {
+        nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
+            .map_err(|(_, errno)| std::io::Error::from(errno))
+    })
+    .await
+    .expect("locking does not panic")
+    .map_err(io)
+}
+
+/// A run for each pull request that was closed or merged since.
+async fn closings(
+    client: &Client,
+    directory: &Path,
+    repository: &str,
+    namespace: &str,
+    book: &mut Book,
+) -> Result<Vec<Value>, RecordError> {
+    let mut runs = Vec::new();
+    for ended in pulls::settle::ended(directory, repository, book).await? {
+        let name = run_name(repository, &format!("refs/pull/{}/closed", ended.number), ended.entry.closings);
+        let change = ChangeId::mint();
+        let spec = RunSpec {
+            change: change.to_string(),
+            pushed_at: timestamp(jiff::Timestamp::now()),
+            ..ended.spec
+        };
+        match client.create(&kinds::RUN, &object_of(&name, namespace, &change, &spec)).await {
+            Ok(run) => runs.push(run),
+            Err(error) if error.is_already_exists() => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_merged = ended.entry.state == pulls::book::State::Merged;
+        book.put(directory, ended.number, ended.entry)?;
+        if is_merged {
+            // The next push to it asks for something new.
+            let _ = git_output(directory, &["update-ref", "-d", &ended.git_ref], &ended.git_ref).await;
+        }
+    }
     Ok(runs)
+}
+
+fn object_of(name: &str, namespace: &str, change: &ChangeId, spec: &RunSpec) -> Value {
+    json!({
+        "apiVersion": kinds::RUN.api_version(), "kind": kinds::RUN.kind,
+        "metadata": {
+            "name": name, "namespace": namespace,
+            "labels": {labels::CHANGE: change.as_str(), labels::APP: spec.repository}},
+        "spec": spec,
+    })
 }
 
 /// How many updates of a log have a run. The mark is their number and the hash of the last one's line: a
@@ -185,15 +241,17 @@ fn hash(text: &str) -> String {
     Sha256::digest(text).iter().take(16).map(|it| format!("{it:02x}")).collect()
 }
 
+/// The run of an update; and how the pull request stands then, if it is one's.
 async fn run_of(
     directory: &Path,
+    book: &mut Book,
     repository: &str,
     namespace: &str,
     name: &str,
     git_ref: &str,
     update: &Update,
     deploy: bool,
-) -> Result<Value, RecordError> {
+) -> Result<(Value, Option<(u64, Entry)>), RecordError> {
     let change = ChangeId::mint();
     let facts = Facts::of(directory, &update.after, git_ref).await?;
     let mut spec = RunSpec {
@@ -211,11 +269,17 @@ async fn run_of(
         ..RunSpec::default()
     };
     let branches = branches(directory).await?;
+    let mut asked = None;
     if let Some((base, topic)) = pulls::asked(git_ref, &branches) {
-        let pull = pulls::update(directory, git_ref, &base, &topic, &facts.sha).await?;
+        let pull = pulls::update(directory, book, git_ref, &base, &topic, &facts.sha).await?;
+        let before = book.entries.get(&pull.number);
+        // Of a repository from before there was a book.
+        let known = before.map(|it| it.state).or((update.before != ZERO).then_some(State::Open));
+        let entry = pull.entry(directory, before, &facts.sha, &facts.subject, &facts.author).await;
         // From where the two parted, as GitHub compares.
         spec.changed = changed(directory, &format!("{}...{}", pull.base_sha, facts.sha)).await;
-        spec.payload = pull.payload(update.before == ZERO, &facts.sha, &facts.subject, &facts.author);
+        spec.payload = pull.payload(known, &facts.sha, &facts.subject, &facts.author);
+        asked = Some((pull.number, entry));
         spec.event = "pull_request".into();
         spec.git_ref = format!("refs/pull/{}/merge", pull.number);
         spec.sha = pull.sha;
@@ -228,13 +292,7 @@ async fn run_of(
         }
         spec.payload = json!({"commits": commits(directory, from.as_deref(), &facts.sha).await?});
     }
-    Ok(json!({
-        "apiVersion": kinds::RUN.api_version(), "kind": kinds::RUN.kind,
-        "metadata": {
-            "name": name, "namespace": namespace,
-            "labels": {labels::CHANGE: change.as_str(), labels::APP: repository}},
-        "spec": spec,
-    }))
+    Ok((object_of(name, namespace, &change, &spec), asked))
 }
 
 /// What a commit says about itself.

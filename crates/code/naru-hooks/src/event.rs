@@ -138,6 +138,9 @@ fn merge_request(body: &Value) -> Result<Event, String> {
         "action": action, "number": number,
         "pull_request": {
             "number": number, "title": title, "body": text(body, "/object_attributes/description"),
+            "state": if action == "closed" { "closed" } else { "open" },
+            "merged": body.pointer("/object_attributes/action").is_some_and(|it| it == "merge"),
+            "merge_commit_sha": body.pointer("/object_attributes/merge_commit_sha"),
             "draft": body.pointer("/object_attributes/work_in_progress"), "user": {"login": author},
             "head": {"ref": head_ref, "sha": head_sha, "repo": {"fork": is_from_fork}},
             "base": {"ref": base_ref, "repo": {"fork": false}},

@@ -28,4 +28,6 @@ pub struct Config {
     pub git: naru_git::Config,
     /// Deliveries that are not done yet.
     pub dir: PathBuf,
+    /// Where people see a run: `<this>/runs/<name>`.
+    pub public_url: String,
 }

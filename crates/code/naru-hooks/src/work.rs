@@ -113,8 +113,11 @@ async fn pull_request(
         made.push(create(config, &format!("target-{digest}"), number, spec).await?);
     }
     let name = format!("refs/pull/{number}/merge");
+    let was_merged = it.action == "closed" && it.payload["pull_request"]["merged"] == true;
     let merged = naru_git::merge(&config.git, repository, &base_sha, &head_sha, &name).await.map_err(text)?;
     let (git_ref, sha) = match merged {
+        // What went into its branch runs there, as on GitHub.
+        _ if was_merged => (base.clone(), base_sha.clone()),
         Some(sha) => (name, sha),
         // What is closed runs although it cannot be merged any more, as it was.
         None if it.action == "closed" => (head, head_sha),

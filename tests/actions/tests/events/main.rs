@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
 
 mod control;
+mod pulls;
 mod reports;
 mod services;
 mod triggers;

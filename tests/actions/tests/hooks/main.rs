@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
 
+mod ssh;
+
 use hmac::{Hmac, Mac};
 use naru_actions_tests::harness::{Daemon, PATIENCE, text};
 use serde_json::{Value, json};
@@ -94,12 +96,33 @@ impl Host {
         self.git("work", &["rev-parse", "HEAD"])
     }
 
-    /// The states that a commit was given, in their order.
-    fn states(&self, sha: &str) -> Vec<String> {
+    /// What was said of a commit, in its order.
+    fn told(&self, sha: &str) -> Vec<Value> {
         let log = std::fs::read_to_string(self.dir.path().join("statuses")).unwrap_or_default();
         let told = log.lines().map(|it| serde_json::from_str::<Value>(it).unwrap());
-        let of_commit = told.filter(|it| it["path"].as_str().unwrap().ends_with(sha));
-        of_commit.map(|it| it["body"]["state"].as_str().unwrap().to_owned()).collect()
+        told.filter(|it| it["path"].as_str().unwrap().ends_with(sha))
+            .map(|mut it| it["body"].take())
+            .collect()
+    }
+
+    /// The states that a commit was given as a whole, in their order.
+    fn states(&self, sha: &str) -> Vec<String> {
+        let all = self.told(sha).into_iter();
+        let whole = all.filter(|it| it["context"].as_str().is_some_and(|it| it.matches('/').count() == 1));
+        whole.map(|it| it["state"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits for the last state of one context.
+    fn wait_for_context(&self, sha: &str, context: &str, state: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let last = self.told(sha).into_iter().rfind(|it| it["context"] == context);
+            if let Some(it) = last.filter(|it| it["state"] == state) {
+                return it;
+            }
+            assert!(began.elapsed() < PATIENCE, "{context} of {sha} is not {state}: {:?}", self.told(sha));
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn wait_for_state(&self, sha: &str, state: &str) {
@@ -206,6 +229,18 @@ fn pushes_and_pull_requests_of_github_run_here_and_their_verdict_goes_back() {
     assert_eq!((run["spec"]["sha"].as_str(), &run["spec"]["deploy"]), (Some(first.as_str()), &json!(true)));
     host.wait_for_state(&first, "success");
     assert!(host.states(&first).starts_with(&["pending".into()]) || host.states(&first).len() == 1);
+    // Each job has a status of its own, and both lead to a page for whoever knows the token.
+    let key = run["status"]["jobs"][0]["key"].as_str().unwrap();
+    let of_job = host.wait_for_context(&first, &format!("naru/push/{key}"), "success");
+    let page = of_job["target_url"].as_str().unwrap();
+    assert_eq!(page, format!("{}/runs/shop-main-1", daemon.http()));
+    let look = |user: &[&str]| {
+        let mut curl = Command::new("curl");
+        text(&curl.args(["-s", "--noproxy", "*"]).args(user).arg(page).output().unwrap())
+    };
+    assert!(look(&[]).contains("needs the push token"));
+    let shown = look(&["-u", &format!("x:{}", daemon.push_token())]);
+    assert!(shown.contains("shop-main-1: Succeeded") && shown.contains("because of a push"), "{shown}");
     // The same again: nothing is new.
     let (status, said) = from_github(&hook, "push", &push);
     assert!(status == 200 && said.contains("up to date"), "{status} {said}");
@@ -255,6 +290,26 @@ fn pushes_and_pull_requests_of_github_run_here_and_their_verdict_goes_back() {
     assert_eq!(again, said, "delivered twice, it is the same run");
     assert_eq!(daemon.get("runs").iter().filter(|it| it["spec"]["event"] == "pull_request").count(), 1);
 
+    // Merged there: what asks for `closed` runs on the branch that it went into.
+    let mut closed = pull(7, &head, "fix", 2);
+    closed["action"] = json!("closed");
+    closed["pull_request"]["merged"] = json!(true);
+    let (status, said) = from_github(&hook, "pull_request", &closed);
+    assert!(status == 200 && said.contains("#7 runs as"), "{status} {said}");
+    daemon.wait_for("the run of what was merged", "runs", |all| {
+        let run = all.iter().find(|it| it["spec"]["payload"]["action"] == "closed")?;
+        (run["spec"]["gitRef"] == "refs/heads/main").then_some(())
+    });
+    // Pull requests of our own keep out of the way of the host's.
+    host.git(
+        "work",
+        &["push", "--quiet", &daemon.git_url("shop", &daemon.push_token()), "fix:refs/for/main/ours"],
+    );
+    daemon.wait_for("our own pull request", "runs", |all| {
+        let run = all.iter().find(|it| it["spec"]["headRef"] == "ours")?;
+        (run["spec"]["gitRef"] == "refs/pull/1000001/merge").then_some(())
+    });
+
     // One that conflicts runs nothing, and says so.
     host.git("work", &["checkout", "--quiet", "-b", "clash", &first]);
     host.write("third", "another");
@@ -301,7 +356,8 @@ fn gitlab_and_gitea_are_understood_too() {
     let paths = ["/api/v4/projects/acme%2Fshop/statuses/", "/api/v1/repos/acme/shop/statuses/"];
     let told = |path: &str, count: usize| {
         let log = std::fs::read_to_string(host.dir.path().join("statuses")).unwrap_or_default();
-        log.lines().filter(|it| it.contains(path) && it.contains("\"state\": \"success\"")).count() == count
+        let whole = |it: &&str| it.contains("\"naru/push\"") && it.contains("\"state\": \"success\"");
+        log.lines().filter(whole).filter(|it| it.contains(path)).count() == count
     };
     while !told(paths[0], 1) || !told(paths[1], 2) {
         assert!(

@@ -1,5 +1,6 @@
 //! The one plain HTTP port: git, registry, metrics, health.
 
+use crate::commands::ci::why;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -8,8 +9,10 @@ use axum::routing::get;
 use futures::StreamExt;
 use naru_builder::{BuildLogs, Builder, DiskReport, Keeper};
 use naru_engine_api::Engine;
+use naru_client::Client;
 use naru_gateway::Gateway;
 use naru_node::Node;
+use naru_objects::{NAMESPACE, Run, kinds};
 use naru_registry::Registry;
 use naru_runner::controller::beside::Beside;
 use naru_runner::controller::waiting_token_of;
@@ -21,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub struct Parts {
+    pub client: Client,
     pub git: naru_git::Config,
     pub registry: Registry,
     pub job_api: naru_job_api::Services,
@@ -52,7 +56,16 @@ pub fn router(parts: Parts) -> Router {
         .with_state((parts.gateway, parts.node))
         .merge(builds(parts.builds.clone(), parts.token.clone()))
         .merge(super::images::router(parts.builder.clone(), parts.gate, parts.token.clone()))
-        .merge(Router::new().route("/disk", get(disk).post(tidy)).with_state((parts.keeper, parts.token)))
+        .merge(
+            Router::new()
+                .route("/disk", get(disk).post(tidy))
+                .with_state((parts.keeper, parts.token.clone())),
+        )
+        .merge(
+            Router::new()
+                .route("/runs/{name}", get(run_page))
+                .with_state((parts.client, parts.token.clone())),
+        )
         .nest("/git", naru_git::router(parts.git.clone()))
         .nest(&format!("/{}", parts.owner), naru_git::router(parts.git))
         .merge(parts.hooks)
@@ -100,6 +113,35 @@ fn builds(logs: BuildLogs, token: String) -> Router {
 }
 
 pub(super) const NEEDS_TOKEN: &str = "this needs the push token, as Bearer (`naru token` prints it)\n";
+
+/// A run as `naru ci why` tells of it: where a commit's status on another host leads to. A browser asks for the
+/// token as a password.
+async fn run_page(
+    State((client, token)): State<(Client, String)>,
+    Path(name): Path<String>,
+    headers: http::HeaderMap,
+) -> Response {
+    let given = headers.get(http::header::AUTHORIZATION).and_then(|it| it.to_str().ok());
+    let digest = |it: &str| naru_image::Digest::of(it);
+    if given.and_then(naru_token::credential).is_none_or(|it| digest(&it) != digest(&token)) {
+        let ask = [(http::header::WWW_AUTHENTICATE, "Basic realm=\"naru\"")];
+        return (http::StatusCode::UNAUTHORIZED, ask, NEEDS_TOKEN).into_response();
+    }
+    let found = client.get(&kinds::RUN, NAMESPACE, &name).await;
+    match found.map(|it| it.and_then(|it| serde_json::from_value::<Run>(it).ok())) {
+        Ok(Some(run)) => {
+            let mut text = why::lines(&run).join("\n");
+            let _ = write!(text, "\n\nits log: naru logs run/{name}\n");
+            text.into_response()
+        }
+        Ok(None) => (http::StatusCode::NOT_FOUND, "there is no such run (any more)\n").into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a run cannot be shown");
+            (http::StatusCode::INTERNAL_SERVER_ERROR, "the run cannot be looked at; try again\n")
+                .into_response()
+        }
+    }
+}
 
 async fn disk(State((keeper, token)): State<(Keeper, String)>, headers: http::HeaderMap) -> Response {
     if !knows(&token, &headers) {

@@ -22,7 +22,7 @@ pub async fn run(global: &Global, args: &WhyArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn lines(run: &Run) -> Vec<String> {
+pub fn lines(run: &Run) -> Vec<String> {
     let (spec, status) = (&run.spec, &run.status);
     let mut lines = vec![format!("{}: {:?} {}", run.metadata.name, status.phase, status.message)];
     let mut cause = format!("{} on {}", spec.event, spec.git_ref);

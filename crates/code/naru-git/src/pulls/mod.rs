@@ -2,13 +2,17 @@
 //! into the branch, as with Gerrit and Gitea's AGit flow. Each such ref has a number; its head and what a
 //! merge would come to are the refs that GitHub has: `refs/pull/<number>/head` and `/merge`.
 
-use crate::record::{RecordError, git_output, write_durably};
+pub(crate) mod book;
+pub(crate) mod settle;
+
+use crate::record::{RecordError, git_output};
+use book::{Book, Entry, State};
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// A pull request as it stands after a push.
 pub struct Pull {
-    pub number: usize,
+    pub number: u64,
     /// Where it wants to go, and what it is called.
     pub base: String,
     pub topic: String,
@@ -19,10 +23,15 @@ pub struct Pull {
 }
 
 impl Pull {
-    /// The event's own words, in GitHub's shape.
-    pub fn payload(&self, is_first: bool, head: &str, title: &str, author: &str) -> Value {
+    /// The event's own words, in GitHub's shape. `before` is how it stood.
+    pub fn payload(&self, before: Option<State>, head: &str, title: &str, author: &str) -> Value {
+        let action = match before {
+            None => "opened",
+            Some(State::Open) => "synchronize",
+            Some(_) => "reopened",
+        };
         json!({
-            "action": if is_first { "opened" } else { "synchronize" }, "number": self.number,
+            "action": action, "number": self.number,
             "pull_request": {
                 "number": self.number, "title": title, "state": "open", "draft": false, "merged": false,
                 "mergeable": self.fits, "user": {"login": author}, "body": null, "labels": [],
@@ -44,16 +53,42 @@ pub fn asked(git_ref: &str, branches: &[String]) -> Option<(String, String)> {
         .map(|(branch, topic)| (branch.clone(), topic.to_owned()))
 }
 
+impl Pull {
+    /// How it stands after a push, for the book.
+    pub async fn entry(
+        &self,
+        directory: &Path,
+        before: Option<&Entry>,
+        head: &str,
+        title: &str,
+        author: &str,
+    ) -> Entry {
+        let in_base = ["merge-base", "--is-ancestor", head, &self.base_sha];
+        Entry {
+            state: State::Open,
+            base: self.base.clone(),
+            topic: self.topic.clone(),
+            head: head.to_owned(),
+            title: title.to_owned(),
+            author: author.to_owned(),
+            is_ahead: git_output(directory, &in_base, head).await.is_err(),
+            merged_by: None,
+            closings: before.map_or(0, |it| it.closings),
+        }
+    }
+}
+
 /// Brings the pull request's own refs to its head. Called under the repository's lock; doing it again changes
 /// nothing.
 pub async fn update(
     directory: &Path,
+    book: &mut Book,
     git_ref: &str,
     base: &str,
     topic: &str,
     head: &str,
 ) -> Result<Pull, RecordError> {
-    let number = number_of(directory, git_ref)?;
+    let number = book.assign(directory, git_ref)?;
     let base_sha = git_output(directory, &["rev-parse", &format!("refs/heads/{base}")], base).await?;
     let base_sha = base_sha.trim().to_owned();
     let what = format!("refs/pull/{number}");
@@ -66,22 +101,6 @@ pub async fn update(
         git_output(directory, &["update-ref", &format!("{what}/{end}"), commit], &what).await?;
     }
     Ok(Pull { number, base: base.to_owned(), topic: topic.to_owned(), base_sha, sha, fits })
-}
-
-/// The number of a pull request: its line in a file that only grows.
-fn number_of(directory: &Path, git_ref: &str) -> Result<usize, RecordError> {
-    let path = directory.join("naru-pulls");
-    let io = |source| RecordError::Io { path: path.clone(), source };
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(io(error)),
-    };
-    if let Some(at) = text.lines().position(|it| it == git_ref) {
-        return Ok(at + 1);
-    }
-    write_durably(&path, &format!("{text}{git_ref}\n")).map_err(io)?;
-    Ok(text.lines().count() + 1)
 }
 
 #[cfg(test)]
