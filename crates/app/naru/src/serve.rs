@@ -201,6 +201,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     let auth = naru_registry::Auth {
         token: secret_text(&connection::push_token_path(data_dir))?,
         client: Some(client.clone()),
+        jobs: Some(registry_rights_of(&job_api, owner(args)?)),
         is_private: args.registry_private,
     };
     let registry = naru_registry::Config { auth, upstreams: args.registry_proxy.clone() };
@@ -364,6 +365,23 @@ fn job_tokens_of(job_api: &naru_job_api::Services) -> naru_git::JobTokens {
         let job_api = job_api.clone();
         Box::pin(async move { job_api.claims(&token).await })
     }))
+}
+
+/// As GitHub's `packages` permission, for repositories of the registry that are named after the job's own.
+fn registry_rights_of(job_api: &naru_job_api::Services, owner: &str) -> naru_registry::Jobs {
+    let (job_api, owner) = (job_api.clone(), owner.to_owned());
+    Arc::new(move |token| {
+        let (job_api, owner) = (job_api.clone(), owner.clone());
+        Box::pin(async move {
+            let claims = job_api.claims(&token).await.ok()?;
+            let packages = claims.permissions.get("packages").map_or("", String::as_str);
+            Some(naru_registry::JobRights {
+                name: format!("{owner}/{}", claims.repository),
+                reads: packages == "read",
+                writes: packages == "write",
+            })
+        })
+    })
 }
 
 fn builder_config(data_dir: &Path) -> naru_builder::Config {

@@ -75,24 +75,37 @@ pub fn write_archive(
     let mut blobs: BTreeSet<Digest> = BTreeSet::new();
     let place = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
     for (digest, name) in wanted {
-        let manifest = store.manifest(digest)?;
+        let several = store.as_index(digest)?;
+        let media_type = match &several {
+            Some(it) => it.media_type.clone(),
+            None => store.manifest(digest)?.media_type,
+        };
         let size = store.blob_size(digest).unwrap_or(0);
-        let mut entry = json!({"mediaType": manifest.media_type, "digest": digest, "size": size});
+        let mut entry = json!({"mediaType": media_type, "digest": digest, "size": size});
         if let Some(name) = name {
             entry["annotations"] =
                 json!({"io.containerd.image.name": name.tag_name(), ANNOTATION_REF_NAME: name.tag});
         }
         index.push(entry);
-        let one = listed.entry(digest.clone()).or_insert_with(|| {
+        blobs.insert(digest.clone());
+        let children =
+            several.map_or(vec![digest.clone()], |it| it.manifests.into_iter().map(|it| it.digest).collect());
+        for child in &children {
+            let manifest = store.manifest(child)?;
+            blobs.insert(child.clone());
+            blobs.insert(manifest.config.digest.clone());
+            blobs.extend(manifest.layers.iter().map(|it| it.digest.clone()));
+        }
+        // Older readers know one platform: this one.
+        let Some(child) = store.for_this_machine(digest)? else { continue };
+        let manifest = store.manifest(&child)?;
+        let one = listed.entry(child).or_insert_with(|| {
             json!({"Config": place(&manifest.config.digest), "RepoTags": [],
                 "Layers": manifest.layers.iter().map(|it| place(&it.digest)).collect::<Vec<_>>()})
         });
         if let (Some(name), Some(tags)) = (name, one["RepoTags"].as_array_mut()) {
             tags.push(json!(name.familiar()));
         }
-        blobs.insert(digest.clone());
-        blobs.insert(manifest.config.digest.clone());
-        blobs.extend(manifest.layers.iter().map(|it| it.digest.clone()));
     }
     let mut add = |name: &str, size: u64, from: &mut dyn Read| -> io::Result<()> {
         let mut header = tar::Header::new_gnu();

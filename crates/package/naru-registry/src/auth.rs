@@ -2,6 +2,7 @@
 //! Anybody else is a user of the cluster: the password is a service account's token, and what it opens is what
 //! RBAC says about `repositories` in the group `naru.dev`, by name: `get` pulls, `create` pushes, `delete`
 //! deletes. So `kubectl create token ci | docker login -u ci --password-stdin` and a Role are all it takes.
+//! The token of a workflow's job opens what its permission `packages` says, below the name of its repository.
 //!
 //! Clients exchange their password for a token that names what it opens (the Docker token authentication
 //! specification), because without a challenge they would never show the password that they were given.
@@ -17,6 +18,7 @@ use naru_objects::{Kind, NAMESPACE};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::Sha256;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const TOKEN_SECONDS: u64 = 300; // long enough for a request after another, short enough to be stolen in vain
@@ -44,8 +46,33 @@ pub struct Auth {
     pub token: String,
     /// Knows the cluster's users; without it there are none.
     pub client: Option<Client>,
+    /// Knows the tokens of jobs; without it they open nothing.
+    pub jobs: Option<Jobs>,
     /// Reading needs a right, too.
     pub is_private: bool,
+}
+
+/// What the job whose token this is may do; `None`: it is no token of a job, or of one that is over.
+pub type Jobs = Arc<dyn Fn(String) -> futures::future::BoxFuture<'static, Option<JobRights>> + Send + Sync>;
+
+/// What a job may do with the repositories of this name and below it: `naru/shop`, `naru/shop/web`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRights {
+    pub name: String,
+    pub reads: bool,
+    pub writes: bool,
+}
+
+impl JobRights {
+    fn allow(&self, action: Action, name: &str) -> bool {
+        let below = name.strip_prefix(&self.name).is_some_and(|it| it.is_empty() || it.starts_with('/'));
+        below
+            && match action {
+                Action::Pull => self.reads || self.writes,
+                Action::Push => self.writes,
+                Action::Delete => false,
+            }
+    }
 }
 
 /// One thing to do with a repository.
@@ -89,6 +116,7 @@ pub(crate) enum Caller {
         name: String,
         groups: serde_json::Value,
     },
+    Job(JobRights),
     /// Whoever was given this token for these repositories.
     Bearer(Vec<Grant>),
 }
@@ -131,7 +159,15 @@ impl Gate {
             return Ok(Some(Caller::Admin));
         }
         // Only what looks like a JWT is worth a question.
-        let (Some(client), 2) = (&self.auth.client, password.matches('.').count()) else { return Ok(None) };
+        if password.matches('.').count() != 2 {
+            return Ok(None);
+        }
+        if let Some(jobs) = &self.auth.jobs
+            && let Some(rights) = jobs(password.to_owned()).await
+        {
+            return Ok(Some(Caller::Job(rights)));
+        }
+        let Some(client) = &self.auth.client else { return Ok(None) };
         let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
                             "spec": {"token": password}});
         let answer = client.create(&TOKEN_REVIEW, &review).await.map_err(unavailable)?;
@@ -149,6 +185,7 @@ impl Gate {
         }
         match caller {
             Caller::Nobody | Caller::Admin => Ok(false),
+            Caller::Job(rights) => Ok(rights.allow(action, name)),
             Caller::Bearer(grants) => {
                 Ok(grants.iter().any(|it| it.name == name && it.actions.contains(&action)))
             }
@@ -250,7 +287,8 @@ mod tests {
 
     #[test]
     fn a_token_opens_what_it_names_and_nothing_when_touched() {
-        let gate = |token: &str| Gate::new(Auth { token: token.into(), client: None, is_private: true });
+        let gate =
+            |token: &str| Gate::new(Auth { token: token.into(), client: None, jobs: None, is_private: true });
         let (gate, other) = (gate("a"), gate("a"));
         let grant = Grant { name: "shop/web".into(), actions: vec![Action::Pull] };
         let token = gate.sign(vec![grant.clone()]);
@@ -260,6 +298,18 @@ mod tests {
             let mut bytes = token.clone().into_bytes();
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
             assert_eq!(gate.read(&String::from_utf8(bytes).unwrap()), None);
+        }
+    }
+
+    #[test]
+    fn a_job_writes_below_its_repository() {
+        let rights = |writes| JobRights { name: "naru/shop".into(), reads: true, writes };
+        for (name, own) in
+            [("naru/shop", true), ("naru/shop/web", true), ("naru/shopping", false), ("other/shop", false)]
+        {
+            assert_eq!(rights(true).allow(Action::Push, name), own, "{name}");
+            assert_eq!(rights(false).allow(Action::Pull, name), own);
+            assert!(!rights(false).allow(Action::Push, name) && !rights(true).allow(Action::Delete, name));
         }
     }
 

@@ -7,7 +7,7 @@
 //! ```no_run
 //! # fn example(store: naru_image::ImageStore) -> std::io::Result<()> {
 //! use naru_registry::{Auth, Config, Registry};
-//! let auth = Auth { token: "secret".into(), client: None, is_private: false };
+//! let auth = Auth { token: "secret".into(), client: None, jobs: None, is_private: false };
 //! let router: axum::Router = Registry::open(store, Config { auth, upstreams: vec![] })?.router();
 //! # Ok(()) }
 //! ```
@@ -22,7 +22,7 @@ mod write;
 #[cfg(test)]
 mod registry_test;
 
-pub use auth::Auth;
+pub use auth::{Auth, JobRights, Jobs};
 
 use answer::{Code, Failure};
 use auth::{Action, Caller, Gate};

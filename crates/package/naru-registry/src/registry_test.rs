@@ -28,7 +28,7 @@ impl Fixture {
                 .unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let auth = Auth { token: TOKEN.into(), client: None, is_private };
+        let auth = Auth { token: TOKEN.into(), client: None, jobs: None, is_private };
         let router = Registry::open(store.clone(), Config { auth, upstreams }).unwrap().router();
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { dir, store, address }

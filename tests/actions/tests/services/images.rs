@@ -7,6 +7,7 @@ const WORKFLOW: &str = "on: push
 jobs:
   images:
     runs-on: ubuntu-latest
+    permissions: {contents: read, packages: write}
     env: {REGISTRY: '@registry@'}
     steps:
       - uses: actions/checkout@v4
@@ -26,6 +27,10 @@ jobs:
         env: {PUSH: '${{ secrets.PUSH }}'}
       - run: docker push $REGISTRY/team/web:1
       - run: docker buildx build --push -t $REGISTRY/team/web:2 .
+      - run: printf %s \"$TOKEN\" | docker login -u job --password-stdin $REGISTRY
+        env: {TOKEN: '${{ github.token }}'}
+      - run: docker buildx build --push -t $REGISTRY/naru/shop/web:1 .
+      - run: docker buildx build --push -t $REGISTRY/team/web:3 . || echo not ours
 ";
 
 #[test]
@@ -49,8 +54,9 @@ fn steps_build_and_push_images_with_docker_and_start_nothing() {
     assert!(shown.contains("[\"/readme\"]"), "{shown}");
     assert!(shown.contains("no containers") && shown.contains("`services:`"), "{shown}");
     assert!(shown.contains("nothing removed") && shown.contains("needs a login"), "{shown}");
-    for tag in ["1", "2"] {
-        let url = format!("{}/v2/team/web/manifests/{tag}", daemon.http());
+    assert!(shown.contains("not ours"), "{shown}");
+    for image in ["team/web/manifests/1", "team/web/manifests/2", "naru/shop/web/manifests/1"] {
+        let url = format!("{}/v2/{image}", daemon.http());
         let status = std::process::Command::new("curl")
             .args(["-s", "--noproxy", "*", "-o", "/dev/null", "-w", "%{http_code}", &url])
             .args(["-u", &format!("naru:{}", daemon.push_token())])

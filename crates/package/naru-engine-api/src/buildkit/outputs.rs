@@ -187,6 +187,11 @@ impl Output {
 }
 
 fn layers(engine: &Engine, image: &BuiltImage) -> Result<Vec<File>> {
+    if engine.images.as_index(&image.digest).map_err(Error::from)?.is_some() {
+        return Err(Status::refused(
+            "the files of several platforms are not one tree: name one with --platform",
+        ));
+    }
     let manifest = engine.images.manifest(&image.digest).map_err(Error::from)?;
     let open = |it: &naru_image::oci::Descriptor| File::open(engine.images.blob_path(&it.digest));
     Ok(manifest.layers.iter().map(open).collect::<io::Result<_>>().map_err(Error::from)?)

@@ -158,8 +158,11 @@ pub async fn control(
         }
         exporter_response.insert("containerimage.digest".into(), image.digest.to_string());
         exporter_response.insert("image.name".into(), image.names.join(","));
-        let manifest = engine.images.manifest(&image.digest).ok();
-        if let Some(kind) = manifest.map(|it| it.media_type) {
+        let kind = match engine.images.as_index(&image.digest) {
+            Ok(Some(index)) => Some(index.media_type),
+            _ => engine.images.manifest(&image.digest).ok().map(|it| it.media_type),
+        };
+        if let Some(kind) = kind {
             let size = engine.images.blob_size(&image.digest).unwrap_or(0);
             let descriptor = json!({"mediaType": kind, "digest": image.digest, "size": size}).to_string();
             let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, descriptor);
