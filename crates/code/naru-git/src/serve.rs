@@ -145,10 +145,8 @@ async fn backend(
         .stderr(Stdio::null())
         // A push that was accepted goes on when its client goes away.
         .kill_on_drop(false);
-    let length = header_of("content-length");
-    if !length.is_empty() {
-        command.env("CONTENT_LENGTH", length);
-    }
+    // No CONTENT_LENGTH: with one, the backend reads again and again what has ended before it, for ever. Without one
+    // the end is the end, and git itself sees that a pack is not whole.
     let pushes = rest == "git-receive-pack";
     let mut child = command.spawn()?;
     let mut stdin = child.stdin.take().expect("asked for above");

@@ -1,9 +1,9 @@
 //! kill -9 and a full disk.
 
-use crate::harness::{Daemon, Repository, leftovers, random, seeds, text};
+use crate::harness::{Daemon, PATIENCE, Repository, leftovers, random, seeds, text};
 use serde_json::Value;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Kills in one run of this test; each is at another moment of a push.
 const SEEDS: u64 = 20;
@@ -165,5 +165,50 @@ fn what_was_left_by_a_killed_daemon_is_removed_by_destroy() {
         !leftovers("no-such-bridge", &daemon.dir.path().display().to_string()).is_empty(),
         "containers go on"
     );
+    daemon.destroy();
+}
+
+#[test]
+fn a_push_whose_client_goes_away_in_the_middle_leaves_no_process() {
+    let daemon = Daemon::start();
+    let page = Repository::empty(&daemon, "page");
+    page.write("a", "b");
+    page.commit("the start");
+    page.push();
+    let data = daemon.data_dir().display().to_string();
+    let backends = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let read = |it: &std::fs::DirEntry, name: &str| {
+            String::from_utf8_lossy(&std::fs::read(it.path().join(name)).unwrap_or_default()).into_owned()
+        };
+        processes
+            .filter(|it| read(it, "cmdline").contains("http-backend") && read(it, "environ").contains(&data))
+            .count()
+    };
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !done() {
+            assert!(began.elapsed() < PATIENCE, "{what} did not come true");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let host = daemon.http().trim_start_matches("http://").to_owned();
+    let mut stream = std::net::TcpStream::connect(&host).unwrap();
+    let login = Command::new("sh")
+        .args(["-c", "printf 'naru:%s' \"$0\" | base64 -w0", &daemon.push_token()])
+        .output()
+        .unwrap();
+    let head = format!(
+        "POST /git/page.git/git-receive-pack HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic {}\r\n\
+         Content-Type: application/x-git-receive-pack-request\r\nContent-Length: 350\r\n\r\n00",
+        text(&login)
+    );
+    std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+    until("the push", &|| backends() > 0);
+    drop(stream);
+    until("the end of the push", &|| backends() == 0);
+    page.write("a", "c");
+    page.commit("the repository takes pushes as before");
+    page.push();
     daemon.destroy();
 }
