@@ -26,6 +26,7 @@ jobs:
       - run: |
           grep NoNewPrivs /proc/self/status
           sudo -n mkdir /etc/of-this-job && echo \"sudo is $(sudo id -u)\"
+      - run: echo \"docker says $(curl -s --unix-socket /var/run/docker.sock http://d/_ping)\"
 ",
         reach(host, port, "the machine"),
         reach(pod, 8080, "the pod"),
@@ -76,10 +77,12 @@ fn jobs_reach_what_their_repository_may_reach_and_gain_no_privileges() {
     };
     let shown = look(1);
     assert!(shown.contains("the machine is open") && shown.contains("the pod is open"), "{shown}");
+    assert!(shown.contains("docker says OK"), "{shown}");
 
     let applied = settings(&daemon, "{egress: server}");
     assert!(applied.status.success(), "{}", text(&applied));
     let shown = look(2);
+    assert!(shown.contains("docker says") && shown.contains("which would fetch and push for them"), "{shown}");
     assert!(shown.contains("the machine is closed") && shown.contains("the pod is closed"), "{shown}");
 
     let allow = format!("{{egress: server, allow: [{{cidr: {}, ports: [{port}]}}]}}", daemon.pod_host());

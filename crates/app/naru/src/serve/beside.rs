@@ -87,9 +87,9 @@ async fn docker(State(parts): State<Parts>, Path(pod): Path<String>, request: Re
     let Some((engine, shutdown)) = parts.docker else {
         return no("this server gives jobs no docker socket (--no-job-docker)".into());
     };
-    match parts.beside.may_build(&pod).await {
-        Ok(true) => {}
-        Ok(false) => return no("a change from outside builds no images with the daemon".into()),
+    match parts.beside.may_not_build(&pod).await {
+        Ok(None) => {}
+        Ok(Some(why)) => return no(why.into()),
         Err(error) => return no(error),
     }
     engine.serve_job(request, shutdown)

@@ -5,7 +5,7 @@ use crate::job::beside::{Request, Said};
 use crate::launch::Launch;
 use futures::{AsyncBufReadExt, StreamExt};
 use naru_client::{Client, LogOptions};
-use naru_objects::{kinds, labels};
+use naru_objects::{Egress, RepositorySettings, kinds, labels};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
@@ -39,13 +39,28 @@ impl Beside {
         let _ = said.send(last).await;
     }
 
-    /// Whether the steps in this pod may build and push images: not for a change from outside.
-    pub async fn may_build(&self, pod: &str) -> Result<bool, String> {
+    /// Why the steps in this pod may not build and push images; `None` if they may. Not for a change from outside;
+    /// and what a repository's jobs may not reach, the daemon must not fetch or push for them either.
+    pub async fn may_not_build(&self, pod: &str) -> Result<Option<&'static str>, String> {
+        let told = |it: naru_client::Error| naru_client::chain(&it);
         let object = self.pod(pod).await?;
         let run = naru_objects::label_of(&object, labels::RUN);
-        let found = self.client.get(&kinds::RUN, &self.namespace, run).await;
-        let run = found.map_err(|it| naru_client::chain(&it))?;
-        Ok(run.is_some_and(|it| it["spec"]["untrusted"] != true))
+        let run = self.client.get(&kinds::RUN, &self.namespace, run).await.map_err(told)?;
+        if run.is_none_or(|it| it["spec"]["untrusted"] == true) {
+            return Ok(Some("a change from outside builds no images with the daemon"));
+        }
+        let repository = naru_objects::label_of(&object, labels::APP);
+        let settings = self.client.get(&kinds::REPOSITORY_SETTINGS, &self.namespace, repository).await;
+        let is_free = match settings.map_err(told)? {
+            None => true,
+            Some(it) => {
+                serde_json::from_value::<RepositorySettings>(it).is_ok_and(|it| it.spec.egress == Egress::All)
+            }
+        };
+        Ok((!is_free).then_some(
+            "this repository's jobs may not reach everything (its RepositorySettings), so they build no images with \
+             the daemon, which would fetch and push for them",
+        ))
     }
 
     async fn follow(
