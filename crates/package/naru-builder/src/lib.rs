@@ -27,7 +27,7 @@ mod dialect;
 mod engine;
 mod expand;
 mod fetch;
-pub mod finish;
+mod finish;
 pub mod form;
 mod ignore;
 pub mod inspect;

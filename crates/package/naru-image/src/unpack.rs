@@ -25,6 +25,10 @@ pub const PATH_BYTES_MAX: usize = 4096; // PATH_MAX; longer paths could not be o
 pub const LAYER_BYTES_MAX: u64 = 64 << 30; // larger than any layer that we have seen; bounds a bomb
 /// Compression ratio from which a layer counts as a bomb once it is larger than [`RATIO_FREE_BYTES`].
 pub const RATIO_MAX: u64 = 250;
+/// Of the headers before one entry: its extended attributes and long names are held in memory.
+pub const HEADERS_BYTES_MAX: u64 = 1 << 20; // the kernel allows 64 KiB of attributes
+/// Of the paths of all directories, which are held in memory until the end.
+pub const DIRECTORIES_BYTES_MAX: usize = 16 << 20; // two hundred thousand of eighty bytes
 pub const RATIO_FREE_BYTES: u64 = 256 << 20;
 pub const XATTR_OPAQUE: &str = "trusted.overlay.opaque";
 
@@ -146,20 +150,70 @@ pub enum Whiteouts {
 /// As [`unpack`], for archives that are no layers.
 pub fn unpack_as(archive: &mut dyn Read, root: &Path, whiteouts: Whiteouts) -> Result<Unpacked, UnpackError> {
     let open = File::open(root).map_err(|source| UnpackError::Write { entry: ".".into(), source })?;
-    let mut unpacker =
-        Unpacker { root: open.into(), whiteouts, parent: None, times: Vec::new(), done: Unpacked::default() };
-    let mut archive = tar::Archive::new(archive);
+    let mut unpacker = Unpacker {
+        root: open.into(),
+        whiteouts,
+        parent: None,
+        times: Times::default(),
+        done: Unpacked::default(),
+    };
+    let left = Rc::new(Cell::new(HEADERS_BYTES_MAX));
+    let mut archive = tar::Archive::new(Headers { inner: archive, left: Rc::clone(&left) });
     for entry in archive.entries().map_err(UnpackError::Read)? {
         let mut entry = entry.map_err(UnpackError::Read)?;
+        left.set(u64::MAX);
         unpacker.done.entries += 1;
         if unpacker.done.entries > ENTRIES_MAX {
             return Err(UnpackError::Limit { why: format!("more than {ENTRIES_MAX} entries") });
         }
         unpacker.entry(&mut entry)?;
+        // What nobody wanted of it: the next step reads headers only.
+        io::copy(&mut entry, &mut io::sink()).map_err(UnpackError::Read)?;
+        left.set(HEADERS_BYTES_MAX);
     }
+    left.set(u64::MAX);
     // What follows the end mark belongs to the stream's digest.
-    io::copy(archive.into_inner(), &mut io::sink()).map_err(UnpackError::Read)?;
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(UnpackError::Read)?;
     unpacker.finish()
+}
+
+/// An archive whose headers are limited: the reader of archives takes whatever they say into memory.
+struct Headers<'a> {
+    inner: &'a mut dyn Read,
+    left: Rc<Cell<u64>>,
+}
+
+impl Read for Headers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            return Err(io::Error::other("the headers of one entry are larger than 1 MiB"));
+        }
+        let length = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = self.inner.read(&mut buffer[..length])?;
+        self.left.set(left - read as u64);
+        Ok(read)
+    }
+}
+
+/// Modification times of directories, set at the end because filling a directory changes them.
+#[derive(Default)]
+struct Times {
+    list: Vec<(PathBuf, i64)>,
+    bytes: usize,
+}
+
+impl Times {
+    fn push(&mut self, path: PathBuf, mtime: i64) -> Result<(), UnpackError> {
+        self.bytes += path.as_os_str().len() + size_of::<(PathBuf, i64)>();
+        if self.bytes > DIRECTORIES_BYTES_MAX {
+            let why =
+                format!("the names of its directories take more than {} MiB", DIRECTORIES_BYTES_MAX >> 20);
+            return Err(UnpackError::Limit { why });
+        }
+        self.list.push((path, mtime));
+        Ok(())
+    }
 }
 
 struct Unpacker {
@@ -167,8 +221,7 @@ struct Unpacker {
     whiteouts: Whiteouts,
     /// The parent directory that was opened last: archives list a directory's files one after the other.
     parent: Option<(PathBuf, OwnedFd)>,
-    /// Modification times of directories, set at the end because filling a directory changes them.
-    times: Vec<(PathBuf, i64)>,
+    times: Times,
     done: Unpacked,
 }
 
@@ -197,7 +250,7 @@ impl Unpacker {
                 let fail = |it: Errno| UnpackError::Write { entry: ".".into(), source: it.into() };
                 nix::sys::stat::fchmod(&self.root, meta.mode).map_err(fail)?;
                 nix::unistd::fchown(&self.root, Some(meta.uid), Some(meta.gid)).map_err(fail)?;
-                self.times.push((PathBuf::from("."), meta.mtime));
+                self.times.push(PathBuf::from("."), meta.mtime)?;
                 return Ok(());
             }
             return Err(refuse("the path is empty"));
@@ -237,7 +290,7 @@ impl Unpacker {
                 if replaced == Existing::Whiteout {
                     xattr::set(through(directory, &last), XATTR_OPAQUE, b"y").map_err(write)?;
                 }
-                self.times.push((path.clone(), meta.mtime));
+                self.times.push(path.clone(), meta.mtime)?;
             }
             T::Regular | T::Continuous | T::GNUSparse => {
                 let how = OpenHow::new()
@@ -321,7 +374,7 @@ impl Unpacker {
     }
 
     fn finish(self) -> Result<Unpacked, UnpackError> {
-        for (path, mtime) in self.times.iter().rev() {
+        for (path, mtime) in self.times.list.iter().rev() {
             // A directory may have been replaced since: then its time is no longer of interest.
             let Ok(directory) = resolve_directory(&self.root, path) else { continue };
             let time = TimeSpec::new(*mtime, 0);

@@ -15,6 +15,7 @@
 mod answer;
 mod auth;
 mod proxy;
+pub mod range;
 mod read;
 mod upload;
 mod write;

@@ -1,6 +1,7 @@
 //! Pulling: manifests, blobs with ranges, lists.
 
 use crate::answer::{Code, Failure, json_answer, value};
+use crate::range::{self, Asked};
 use crate::{Inner, Wanted, digest, header_text, named, proxy, query_value, wanted};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -186,7 +187,13 @@ pub async fn blob(
     let mut file = tokio::fs::File::open(inner.store.blob_path(&digest)).await.map_err(|_| unknown())?;
     let size = file.metadata().await.map_err(|_| unknown())?.len();
     let range = match header_text(headers, &header::RANGE) {
-        Some(text) => range(text, size)?,
+        Some(text) => match range::asked(text, size) {
+            Asked::Whole => None,
+            Asked::Part { start, bytes } => Some((start, bytes)),
+            Asked::Outside => {
+                return Err(Failure::new(Code::RangeInvalid, "the range lies outside the blob"));
+            }
+        },
         None => None,
     };
     let (start, length) = range.unwrap_or((0, size));
@@ -232,28 +239,6 @@ pub async fn referrers(
     Ok(response)
 }
 
-/// Start and length of `bytes=a-b`, `bytes=a-` or `bytes=-n`. Several ranges, or another unit, mean the
-/// whole blob.
-fn range(text: &str, size: u64) -> Result<Option<(u64, u64)>, Failure> {
-    let unsatisfiable = || Failure::new(Code::RangeInvalid, "the range lies outside the blob");
-    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|it| it.split_once('-')) else {
-        return Ok(None);
-    };
-    if last.contains(',') {
-        return Ok(None);
-    }
-    let (start, end) = match (first.parse::<u64>(), last.parse::<u64>()) {
-        (Ok(start), Ok(end)) => (start, end.min(size.saturating_sub(1))),
-        (Ok(start), Err(_)) if last.is_empty() => (start, size.saturating_sub(1)),
-        (Err(_), Ok(count)) if first.is_empty() => (size.saturating_sub(count), size.saturating_sub(1)),
-        _ => return Ok(None),
-    };
-    if start >= size || start > end {
-        return Err(unsatisfiable());
-    }
-    Ok(Some((start, end - start + 1)))
-}
-
 /// One page of a sorted list, and the link to the next.
 fn page(all: BTreeSet<String>, query: Option<&str>, path: &str) -> (Vec<String>, Option<String>) {
     let limit =
@@ -294,22 +279,4 @@ pub async fn catalog(inner: &Arc<Inner>, query: Option<&str>) -> Result<Response
     names.extend(blocking(inner, |it| Ok(it.repositories.names())).await?);
     let (repositories, next) = page(names, query, "/v2/_catalog");
     Ok(listed(json!({"repositories": repositories}), next))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_what_http_says() {
-        let of = |text| range(text, 10).map_err(|_| ());
-        assert_eq!(of("bytes=2-4"), Ok(Some((2, 3))));
-        assert_eq!(of("bytes=2-"), Ok(Some((2, 8))));
-        assert_eq!(of("bytes=-3"), Ok(Some((7, 3))));
-        assert_eq!(of("bytes=0-99"), Ok(Some((0, 10))));
-        assert_eq!(of("bytes=10-"), Err(()));
-        assert_eq!(of("bytes=4-2"), Err(()));
-        assert_eq!(of("bytes=0-1,3-4"), Ok(None));
-        assert_eq!(of("lines=1-2"), Ok(None));
-    }
 }
