@@ -87,7 +87,7 @@ async fn docker(State(parts): State<Parts>, Path(pod): Path<String>, request: Re
     let Some((engine, shutdown)) = parts.docker else {
         return no("this server gives jobs no docker socket (--no-job-docker)".into());
     };
-    match parts.beside.may_not_build(&pod).await {
+    match parts.beside.may_not_push(&pod).await {
         Ok(None) => {}
         Ok(Some(why)) => return no(why.into()),
         Err(error) => return no(error),
@@ -110,6 +110,11 @@ async fn build(
 ) -> Response {
     if let Some(refused) = parts.refused(&pod, &headers) {
         return refused;
+    }
+    match parts.beside.may_not_build(&pod).await {
+        Ok(None) => {}
+        Ok(Some(why)) => return line(&Said::Error(why.into())).into_response(),
+        Err(error) => return line(&Said::Error(error)).into_response(),
     }
     let store = parts.builder.store().clone();
     let digest = match tokio::task::spawn_blocking(move || store.put_blob(&context)).await {

@@ -39,19 +39,25 @@ impl Beside {
         let _ = said.send(last).await;
     }
 
-    /// Why the steps in this pod may not build and push images; `None` if they may. Not for a change from outside;
-    /// and what a repository's jobs may not reach, the daemon must not fetch or push for them either.
-    pub async fn may_not_build(&self, pod: &str) -> Result<Option<&'static str>, String> {
-        let told = |it: naru_client::Error| naru_client::chain(&it);
+    /// Why the steps in this pod may not build and push images; `None` if they may.
+    pub async fn may_not_push(&self, pod: &str) -> Result<Option<&'static str>, String> {
         let object = self.pod(pod).await?;
         let run = naru_objects::label_of(&object, labels::RUN);
-        let run = self.client.get(&kinds::RUN, &self.namespace, run).await.map_err(told)?;
+        let run = self.client.get(&kinds::RUN, &self.namespace, run).await;
+        let run = run.map_err(|it| naru_client::chain(&it))?;
         if run.is_none_or(|it| it["spec"]["untrusted"] == true) {
             return Ok(Some("a change from outside builds no images with the daemon"));
         }
+        self.may_not_build(pod).await
+    }
+
+    /// Why nothing is built for the job in this pod: what a repository's jobs may not reach, the daemon must not
+    /// reach for them.
+    pub async fn may_not_build(&self, pod: &str) -> Result<Option<&'static str>, String> {
+        let object = self.pod(pod).await?;
         let repository = naru_objects::label_of(&object, labels::APP);
         let settings = self.client.get(&kinds::REPOSITORY_SETTINGS, &self.namespace, repository).await;
-        let is_free = match settings.map_err(told)? {
+        let is_free = match settings.map_err(|it| naru_client::chain(&it))? {
             None => true,
             Some(it) => {
                 serde_json::from_value::<RepositorySettings>(it).is_ok_and(|it| it.spec.egress == Egress::All)
