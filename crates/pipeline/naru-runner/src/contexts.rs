@@ -22,7 +22,8 @@ pub fn of_plan(job: &Job, jobs: &[Job], views: &[JobView], cancelled: bool) -> M
     Map::from_iter(
         [
             ("needs", Value::Object(needs)),
-            ("matrix", Value::Object(job.matrix.clone())),
+            // As on GitHub, where `toJSON(matrix)` of a job without one is `null`.
+            ("matrix", if job.matrix.is_empty() { Value::Null } else { json!(job.matrix) }),
             ("strategy", strategy),
             ("inputs", json!(job.inputs)),
             ("__status", json!(status)),

@@ -14,6 +14,7 @@ pub mod protocol;
 pub mod reports;
 pub mod warm;
 
+mod calls;
 mod contexts;
 mod files;
 mod mask;

@@ -49,6 +49,32 @@ jobs:
     steps: [{run: echo the last}]
 ";
 
+const CALLER: &str = "on: workflow_dispatch
+jobs:
+  call:
+    uses: ./.github/workflows/part.yml
+  last:
+    needs: call
+    runs-on: ubuntu-latest
+    steps: [{run: 'echo \"kept of ${{ needs.call.outputs.kept }}, done on ${{ needs.call.outputs.done }}\"'}]
+";
+
+const PART: &str = "on:
+  workflow_call:
+    outputs: {kept: {value: '${{ jobs.keeps.outputs.at }}'}, done: {value: '${{ jobs.breaks.outputs.at }}'}}
+jobs:
+  keeps:
+    runs-on: ubuntu-latest
+    outputs: {at: '${{ steps.it.outputs.at }}'}
+    steps: [{id: it, run: 'echo \"at=attempt ${{ github.run_attempt }}\" >> $GITHUB_OUTPUT'}]
+  breaks:
+    runs-on: ubuntu-latest
+    outputs: {at: '${{ steps.it.outputs.at }}'}
+    steps:
+      - run: test ${{ github.run_attempt }} = 2
+      - {id: it, run: 'echo \"at=attempt ${{ github.run_attempt }}\" >> $GITHUB_OUTPUT'}
+";
+
 #[test]
 fn deployments_wait_for_approval_newer_runs_replace_older_ones_and_what_failed_is_done_again() {
     let daemon = Daemon::start();
@@ -56,6 +82,8 @@ fn deployments_wait_for_approval_newer_runs_replace_older_ones_and_what_failed_i
     shop.write(".github/workflows/deploy.yml", DEPLOY);
     shop.write(".github/workflows/slow.yml", SLOW);
     shop.write(".github/workflows/flaky.yml", FLAKY);
+    shop.write(".github/workflows/caller.yml", CALLER);
+    shop.write(".github/workflows/part.yml", PART);
     shop.commit("workflows");
     shop.push();
 
@@ -116,6 +144,15 @@ spec: {repository: shop, name: production, reviewers: [ann]}
     assert_eq!(run["status"]["phase"], "Succeeded", "{run:#}");
     // What went well was taken over.
     assert!(logs(&daemon, &run).contains("good was of attempt 1"), "{}", logs(&daemon, &run));
+
+    // Behind a call only what failed.
+    let parts = dispatch(&daemon, &["shop", "caller.yml"]);
+    assert_eq!(phase(&ended(&daemon, &parts), "call"), "Failed");
+    assert!(daemon.naru(&["ci", "rerun", &parts, "--failed"]).status.success());
+    let run = ended(&daemon, &format!("{parts}-again2"));
+    assert_eq!(run["status"]["phase"], "Succeeded", "{run:#}");
+    let shown = logs(&daemon, &run);
+    assert!(shown.contains("kept of attempt 1, done on attempt 2"), "{shown}");
 
     // What it said of its tests.
     let tests = text(&daemon.naru(&["ci", "tests", &flaky]));

@@ -10,10 +10,27 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// So often the data directory is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// How long a daemon that is just being restarted is waited for. After that the next start records the push.
 const DAEMON_WITHIN: Duration = Duration::from_secs(20);
 
 pub async fn run(global: &Global) -> Result<ExitCode> {
+    // Whoever pushed may wait for minutes; with the daemon's data nothing is left to wait for.
+    tokio::select! {
+        done = record_and_follow(global) => done,
+        () = without_data(global) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+async fn without_data(global: &Global) {
+    while global.data_dir.exists() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn record_and_follow(global: &Global) -> Result<ExitCode> {
     let repository = std::env::var("NARU_REPOSITORY")
         .map_err(|_| Error::new("this command is for git's hook").hint("push with `git push` instead"))?;
     let root = global.data_dir.join("git");

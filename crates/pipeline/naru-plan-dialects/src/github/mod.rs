@@ -27,6 +27,11 @@ mod workflow;
 
 pub use action::package;
 
+/// Whether a branch or tag is one that a pattern of `branches` means; a pattern that is none means nothing.
+pub fn matches_ref(pattern: &str, name: &str) -> bool {
+    pattern::Pattern::parse(pattern).is_ok_and(|it| it.matches(name))
+}
+
 use crate::Dialect;
 
 pub const DIALECT: Dialect = Dialect {

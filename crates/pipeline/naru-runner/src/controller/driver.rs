@@ -10,10 +10,11 @@ use super::pod;
 use super::{Config, STATUS_EVERY, Shared, TAKE_UP_PAUSE};
 use naru_client::{Cache, Client, EventKind};
 use naru_objects::{JobPhase, JobStatus, Run, RunPhase, RunStatus, annotations, kinds};
-use naru_plan::{Job, JobView, Next, plan_next};
+use naru_plan::{EvaluateError, Job, JobView, Next, plan_next};
 use naru_plan_dialects::Trigger;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -34,7 +35,11 @@ pub struct Driver {
     pub status: RunStatus,
     pub contexts: RunContexts,
     pub plans: Vec<Planned>,
+    /// What conditions have said, by workflow, job, and whether the run was cancelled then.
+    conditions: Conditions,
 }
+
+type Conditions = HashMap<(usize, String, bool), Result<bool, EvaluateError>>;
 
 /// What acting on one decision came to.
 #[derive(PartialEq)]
@@ -57,6 +62,7 @@ impl Driver {
             object: Arc::new(object),
             contexts: RunContexts { event: Map::new(), vars: Map::new() },
             plans: Vec::new(),
+            conditions: Conditions::default(),
             shared,
         }
     }
@@ -188,7 +194,7 @@ impl Driver {
         let before = self.client.get(&kinds::RUN, &self.config.namespace, &again.run).await?;
         let before = before.and_then(|it| serde_json::from_value::<Run>(it).ok());
         let before = before.map(|it| it.status.jobs).unwrap_or_default();
-        Ok(taken_over(fresh(), &before, &again.jobs))
+        Ok(super::again::taken_over(fresh(), &before, &again.jobs))
     }
 
     /// Brings the plans to where the statuses are: jobs that were made late are made again. False if the two
@@ -379,13 +385,26 @@ impl Driver {
         )
     }
 
-    fn next(&self, at: usize) -> Vec<Next> {
+    fn next(&mut self, at: usize) -> Vec<Next> {
+        let conditions = RefCell::new(std::mem::take(&mut self.conditions));
         let planned = &self.plans[at];
         let views = self.views(planned);
-        plan_next(&planned.plan.jobs, &views, planned.cancelled.is_some(), |job| {
+        let cancelled = planned.cancelled.is_some();
+        let next = plan_next(&planned.plan.jobs, &views, cancelled, |job| {
+            // A job is asked once all that it needs has ended, so the answer stays; and it is asked each time that
+            // somebody looks while it waits for its place. The event behind it may have half a megabyte.
+            let asked = (at, job.key.clone(), cancelled);
+            if let Some(known) = conditions.borrow().get(&asked) {
+                return known.clone();
+            }
             let contexts = self.contexts_of(planned, job, &views);
-            planned.dialect.evaluator.condition(job.condition.as_deref(), &Value::Object(contexts))
-        })
+            let answer =
+                planned.dialect.evaluator.condition(job.condition.as_deref(), &Value::Object(contexts));
+            conditions.borrow_mut().insert(asked, answer.clone());
+            answer
+        });
+        self.conditions = conditions.into_inner();
+        next
     }
 
     async fn act(&mut self, at: usize, next: Next) -> Result<Acted, naru_client::Error> {
@@ -406,7 +425,11 @@ impl Driver {
                 }
                 match self.expand(at, index) {
                     Ok(()) => return Ok(Acted::Reshaped),
-                    Err(error) => (index, JobPhase::Failed, error.message),
+                    Err(error) => {
+                        let planned = &self.plans[at];
+                        let (file, line) = (&planned.plan.file, planned.plan.jobs[index].line);
+                        (index, JobPhase::Failed, format!("{file}:{line}: {}", error.message))
+                    }
                 }
             }
             Next::Finish(index, state) => return Ok(self.finish(at, index, state)),
@@ -520,65 +543,4 @@ impl Driver {
 /// The inputs of a workflow are the same for all of its jobs.
 fn inputs_of(planned: &Planned) -> Map<String, Value> {
     planned.plan.jobs.first().map(|it| it.inputs.clone()).unwrap_or_default()
-}
-
-/// What a run that is done again takes over from the one before: every job of the file whose statuses are all
-/// kept. A job that is done again starts from the file, with whatever stands behind it.
-fn taken_over(fresh: Vec<JobStatus>, before: &[JobStatus], again: &[String]) -> Vec<JobStatus> {
-    /// A job's own status and those of everything behind it, in their order.
-    fn of<'a>(key: &str, before: &'a [JobStatus]) -> Vec<&'a JobStatus> {
-        let mut keys = vec![key.to_owned()];
-        let mut found = Vec::new();
-        for it in before {
-            if it.key == key || keys.contains(&it.behind) {
-                keys.push(it.key.clone());
-                found.push(it);
-            }
-        }
-        found
-    }
-    fresh
-        .into_iter()
-        .flat_map(|job| {
-            let all = of(&job.key, before);
-            if all.is_empty() || all.iter().any(|it| again.contains(&it.key)) {
-                return vec![job];
-            }
-            all.into_iter().cloned().collect()
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_run_that_is_done_again_keeps_what_went_well() {
-        let status = |key: &str, behind: &str, phase| JobStatus {
-            key: key.into(),
-            behind: behind.into(),
-            phase,
-            ..JobStatus::default()
-        };
-        let fresh = ["a", "call", "m"].map(|it| status(it, "", JobPhase::Pending)).to_vec();
-        let before = [
-            status("a", "", JobPhase::Succeeded),
-            status("call", "", JobPhase::Failed),
-            status("call-x", "call", JobPhase::Failed),
-            status("m-1", "m", JobPhase::Succeeded),
-            status("m-2", "m", JobPhase::Succeeded),
-        ];
-        let taken = taken_over(fresh, &before, &["call".into(), "call-x".into()]);
-        let shown: Vec<_> = taken.iter().map(|it| (it.key.as_str(), it.phase)).collect();
-        assert_eq!(
-            shown,
-            [
-                ("a", JobPhase::Succeeded),
-                ("call", JobPhase::Pending),
-                ("m-1", JobPhase::Succeeded),
-                ("m-2", JobPhase::Succeeded)
-            ]
-        );
-    }
 }

@@ -6,6 +6,7 @@
 
 use naru_client::Client;
 use naru_objects::{Environment, dns_label, dns_label_unique, kinds};
+use naru_plan_dialects::github::matches_ref;
 use serde_json::{Map, Value, json};
 
 /// The Secret that holds a repository's CI secrets, or those of one of its environments.
@@ -77,7 +78,7 @@ pub fn gate(
 ) -> Gate {
     let spec = &environment.spec;
     let name = &spec.name;
-    if !spec.branches.is_empty() && !spec.branches.iter().any(|it| matches(it, ref_name)) {
+    if !spec.branches.is_empty() && !spec.branches.iter().any(|it| matches_ref(it, ref_name)) {
         let allowed = spec.branches.join(", ");
         return Gate::Closed(format!("`{ref_name}` may not deploy to `{name}`; only {allowed} may"));
     }
@@ -98,22 +99,6 @@ pub fn gate(
         return Gate::Waits(format!("waits {left} more minutes before the deployment to `{name}`"));
     }
     Gate::Open
-}
-
-/// A pattern of branch names with `*`, which stops at a slash, and `**`, which does not.
-fn matches(pattern: &str, name: &str) -> bool {
-    fn rest(pattern: &[u8], name: &[u8]) -> bool {
-        match pattern {
-            [] => name.is_empty(),
-            [b'*', b'*', more @ ..] => (0..=name.len()).any(|it| rest(more, &name[it..])),
-            [b'*', more @ ..] => {
-                let end = name.iter().position(|it| *it == b'/').unwrap_or(name.len());
-                (0..=end).any(|it| rest(more, &name[it..]))
-            }
-            [first, more @ ..] => name.first() == Some(first) && rest(more, &name[1..]),
-        }
-    }
-    rest(pattern.as_bytes(), name.as_bytes())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! One task per run. It holds nothing that is not in the objects: the plan is read again from the commit,
 //! how far a job is comes from its pod's log. So a daemon that was killed takes every run up again.
 
+mod again;
 pub mod beside;
 mod contexts;
 mod driver;
@@ -88,6 +89,7 @@ struct Shared {
     pods: Cache,
     runs: Cache,
     workflows: Cache,
+    environments: Cache,
     /// Pods that wait for a job.
     warm: Cache,
     waiting: Arc<Waiting>,
@@ -112,6 +114,7 @@ pub fn start(client: Client, config: Config) -> tokio::task::JoinHandle<()> {
             pods,
             runs: runs.clone(),
             workflows: workflows.clone(),
+            environments: client.cache(&kinds::ENVIRONMENT, Some(&config.namespace), ""),
             warm: client.cache(&kinds::POD, Some(&config.namespace), labels::WARM),
             waiting: config.waiting.clone(),
             last_image: Mutex::default(),

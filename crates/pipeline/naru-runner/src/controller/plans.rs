@@ -1,14 +1,12 @@
 //! The workflows of a commit, read for what happened.
 
+use futures::FutureExt;
 use naru_objects::{Diagnostic, JobStatus, StepStatus, dns_label};
 use naru_plan::{Job, Plan};
-use naru_plan_dialects::{Dialect, Lowered, Schedule, Trigger, dialect_of};
+use naru_plan_dialects::{Dialect, Schedule, Trigger, dialect_of};
 use naru_source::{Source, read_file};
 use std::collections::BTreeSet;
 use std::path::Path;
-
-/// Files that one workflow may call in, directly or not, as on GitHub.
-const CALLED_FILES_MAX: usize = 50;
 
 /// A plan with the language that it was written in.
 pub struct Planned {
@@ -50,7 +48,8 @@ pub async fn read(tree: &Path, source: &Source, owner: &str, trigger: &Trigger) 
     for path in workflow_files(tree) {
         let Some(dialect) = dialect_of(&path) else { continue };
         let Ok(Some(text)) = read_file(tree, &path) else { continue };
-        let lowered = lower_with_calls(dialect, &path, &text, &mut trigger, tree, source, owner).await;
+        let fetch = |name: String| async move { called_file(&name, tree, source, owner).await }.boxed();
+        let lowered = crate::calls::lower(dialect, &path, &text, &mut trigger, &fetch).await;
         reading.refused |= lowered.applies && lowered.findings.iter().any(|it| it.is_error());
         reading.diagnostics.extend(lowered.findings.iter().map(|it| Diagnostic {
             severity: if it.is_error() { "error" } else { "warning" }.into(),
@@ -82,36 +81,6 @@ pub async fn read(tree: &Path, source: &Source, owner: &str, trigger: &Trigger) 
         planned.keys = unique_keys(&planned.prefix, &planned.plan.jobs, &mut taken);
     }
     reading
-}
-
-/// Lowers a file; what it calls in is fetched until nothing is missing.
-async fn lower_with_calls(
-    dialect: &Dialect,
-    path: &str,
-    text: &str,
-    trigger: &mut Trigger,
-    tree: &Path,
-    source: &Source,
-    owner: &str,
-) -> Lowered {
-    let mut asked = 0;
-    loop {
-        let lowered = (dialect.lower)(path, text, trigger);
-        if lowered.missing.is_empty() {
-            return lowered;
-        }
-        for name in lowered.missing {
-            asked += 1;
-            let called = match asked {
-                ..=CALLED_FILES_MAX => called_file(&name, tree, source, owner).await,
-                _ => Err(format!("more than {CALLED_FILES_MAX} files are called in")),
-            };
-            match called {
-                Ok(text) => trigger.files.insert(name, text),
-                Err(why) => trigger.absent.insert(name, why),
-            };
-        }
-    }
 }
 
 /// A called file's text: of the same commit by its path, or `owner/name/path@ref`.

@@ -334,12 +334,24 @@ impl Driver {
 
     /// Whether the environment lets the job in.
     async fn gate(&mut self, at: usize, index: usize, name: &str) -> Result<Gate, naru_client::Error> {
+        // A job that waits is looked at often, by the copy; what lets one in is asked of the API itself.
+        let copies = self.shared.environments.list();
+        let by_copy = self.gate_of(at, index, name, copies.iter().map(|it| (**it).clone()));
+        if by_copy != Gate::Open {
+            return Ok(by_copy);
+        }
         let objects = self.client.list(&kinds::ENVIRONMENT, Some(&self.config.namespace), "").await?;
-        let environment =
-            objects.into_iter().filter_map(|it| serde_json::from_value::<Environment>(it).ok()).find(|it| {
-                it.spec.repository == self.run.spec.repository && it.spec.name.eq_ignore_ascii_case(name)
-            });
-        let Some(environment) = environment else { return Ok(Gate::Open) };
+        Ok(self.gate_of(at, index, name, objects.into_iter()))
+    }
+
+    fn gate_of(&mut self, at: usize, index: usize, name: &str, objects: impl Iterator<Item = Value>) -> Gate {
+        let repository = &self.run.spec.repository;
+        let mut objects = objects.filter(|it| it["spec"]["repository"] == repository.as_str());
+        let environment = objects.find_map(|it| {
+            let it = serde_json::from_value::<Environment>(it).ok()?;
+            it.spec.name.eq_ignore_ascii_case(name).then_some(it)
+        });
+        let Some(environment) = environment else { return Gate::Open };
         let ref_name = self.contexts.event["ref_name"].as_str().unwrap_or_default().to_owned();
         let run = self.run.metadata.name.clone();
         let decision =
@@ -351,7 +363,7 @@ impl Driver {
         }
         let since = job.started_at.parse::<jiff::Timestamp>().unwrap_or_default();
         let waited = jiff::Timestamp::now().duration_since(since).as_mins();
-        Ok(environments::gate(&environment, &run, decision.as_deref(), &ref_name, waited))
+        environments::gate(&environment, &run, decision.as_deref(), &ref_name, waited)
     }
 
     /// The secrets that a job sees. A change from outside sees none but its own token.

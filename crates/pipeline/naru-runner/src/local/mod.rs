@@ -13,16 +13,14 @@ mod facts;
 pub use facts::Facts;
 
 use crate::protocol::{Event, Outcome};
+use futures::FutureExt;
 use naru_plan::{Job, JobState, JobView, Next, Plan, outputs_of, plan_next, result_of};
-use naru_plan_dialects::{Dialect, Lowered, Trigger, dialect_of};
+use naru_plan_dialects::{Dialect, Trigger, dialect_of};
 use naru_text::{Finding, Place};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
-
-/// Files that one workflow may call in, as on GitHub.
-const CALLED_FILES_MAX: usize = 50;
 
 /// What is to be run, and with what.
 #[derive(Debug, Clone, Default)]
@@ -137,7 +135,12 @@ pub fn read(request: &Request, facts: &Facts) -> Result<Reading, Error> {
         else {
             continue;
         };
-        let lowered = lower_with_calls(dialect, &path, &source, &mut trigger, request);
+        let fetch = |name: String| {
+            let why = "it is not here; put its repository into a directory and name that with --actions-dir";
+            std::future::ready(called_file(&name, request).ok_or_else(|| why.to_owned())).boxed()
+        };
+        let lowering = crate::calls::lower(dialect, &path, &source, &mut trigger, &fetch);
+        let lowered = lowering.now_or_never().expect("files of this machine are not waited for");
         reading.findings.extend(lowered.findings.into_iter().map(|it| (path.clone(), it)));
         if let Some(plan) = lowered.plan {
             reading.planned.push(Planned { plan: select(plan, request)?, dialect });
@@ -182,37 +185,6 @@ fn needs_of_server(job: &Job) -> Vec<Finding> {
         );
     }
     findings
-}
-
-fn lower_with_calls(
-    dialect: &Dialect,
-    path: &str,
-    source: &str,
-    trigger: &mut Trigger,
-    request: &Request,
-) -> Lowered {
-    let mut fetched = 0;
-    loop {
-        let mut lowered = (dialect.lower)(path, source, trigger);
-        if lowered.missing.is_empty() {
-            return lowered;
-        }
-        for name in std::mem::take(&mut lowered.missing) {
-            fetched += 1;
-            let text = called_file(&name, request);
-            match text.filter(|_| fetched <= CALLED_FILES_MAX) {
-                Some(text) => {
-                    trigger.files.insert(name, text);
-                }
-                None => {
-                    let message = format!("the workflow `{name}` that is called in is not here");
-                    let hint = "put its repository into a directory and name that with --actions-dir";
-                    lowered.findings.push(Finding::error(Place::new(1, 1), message).hint(hint));
-                    return lowered;
-                }
-            }
-        }
-    }
 }
 
 /// A called file: of the work tree by its path, `owner/name/path@ref` in a directory of repositories.
