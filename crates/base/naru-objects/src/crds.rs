@@ -139,6 +139,7 @@ fn repository_settings() -> Value {
         json!({
             "properties": {
                 "egress": {"type": "string", "enum": ["all", "server"], "default": "all"},
+                "disk": {"type": "string", "pattern": "^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$"},
                 "allow": {"type": "array", "maxItems": 100, "items": {
                     "type": "object", "required": ["cidr"], "properties": {
                         "cidr": {"type": "string", "minLength": 1, "maxLength": 18},

@@ -20,6 +20,9 @@ pub struct RepositorySettingsSpec {
     pub egress: Egress,
     /// What jobs may reach beside this server, if that is all that they may.
     pub allow: Vec<Allowed>,
+    /// What a job may write, as `20Gi`; empty is what all may.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub disk: String,
 }
 
 /// What jobs may reach.

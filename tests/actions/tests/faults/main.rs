@@ -4,5 +4,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
 
+mod hostile;
 mod killed;
 mod lost;

@@ -82,7 +82,10 @@ fn jobs_reach_what_their_repository_may_reach_and_gain_no_privileges() {
     let applied = settings(&daemon, "{egress: server}");
     assert!(applied.status.success(), "{}", text(&applied));
     let shown = look(2);
-    assert!(shown.contains("docker says") && shown.contains("which would fetch and push for them"), "{shown}");
+    assert!(
+        shown.contains("docker says") && shown.contains("which would fetch and push for them"),
+        "{shown}"
+    );
     assert!(shown.contains("the machine is closed") && shown.contains("the pod is closed"), "{shown}");
 
     let allow = format!("{{egress: server, allow: [{{cidr: {}, ports: [{port}]}}]}}", daemon.pod_host());

@@ -1,4 +1,5 @@
-//! What a repository's jobs may reach, by the repository's settings: a NetworkPolicy that selects their pods.
+//! What a repository's jobs may reach and write, by the repository's settings. The first is a NetworkPolicy that
+//! selects their pods.
 //!
 //! Closed while in doubt: settings that cannot be understood fail the job, and a job is given to its pod only
 //! once the node says that the pod's address is held.
@@ -21,8 +22,17 @@ const ALLOWED_MAX: usize = 100;
 /// Tells whether the rules for what a pod's address may reach are in force.
 pub type Held = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// Whether a repository's jobs are held, or why they cannot be.
-pub(super) type Holding = Result<bool, String>;
+/// What a repository's jobs are held to.
+#[derive(Debug, Default)]
+pub(super) struct Bounds {
+    /// They may not reach everything.
+    pub egress: bool,
+    /// What one may write; empty is what all may.
+    pub disk: String,
+}
+
+/// What a repository's jobs are held to, or why they cannot be.
+pub(super) type Holding = Result<Bounds, String>;
 
 fn policy_name(repository: &str) -> String {
     naru_objects::dns_label_unique(&format!("jobs-of-{repository}"), 63)
@@ -107,11 +117,15 @@ impl Shared {
     pub(super) async fn hold(&self, repository: &str) -> Result<Holding, Error> {
         let namespace = &self.config.namespace;
         let object = self.client.get(&kinds::REPOSITORY_SETTINGS, namespace, repository).await?;
+        let mut disk = String::new();
         let wanted = match object.map(serde_json::from_value::<RepositorySettings>) {
             None => None,
             Some(Err(error)) => return Ok(Err(refusal(repository, &error.to_string()))),
             Some(Ok(settings)) => match policy_of(&settings, namespace, self.config.pod_http) {
-                Ok(policy) => policy,
+                Ok(policy) => {
+                    disk = settings.spec.disk;
+                    policy
+                }
                 Err(why) => return Ok(Err(refusal(repository, &why))),
             },
         };
@@ -137,7 +151,7 @@ impl Shared {
             let why = "this node cannot keep network policies (nft does not work here)";
             return Ok(Err(refusal(repository, why)));
         }
-        Ok(Ok(wanted.is_some()))
+        Ok(Ok(Bounds { egress: wanted.is_some(), disk }))
     }
 
     /// Waits until the pod's address is held. False if the pod is gone before that.

@@ -117,7 +117,15 @@ impl Driver {
                 let pod = self.pods.get(&self.config.namespace, &job.pod);
                 match pod.as_deref().map(|it| it["status"]["phase"].as_str().unwrap_or_default()) {
                     Some("Succeeded" | "Failed") => {
-                        let message = pod_message(pod.as_deref().expect("matched as Some"));
+                        let pod = pod.as_deref().expect("matched as Some");
+                        let message = pod_message(pod);
+                        // It wrote more than it may: that is the job's own doing, and how it ended.
+                        if pod["status"]["reason"] == "Evicted" && message.contains(" exceeds the ") {
+                            job.phase = JobPhase::Failed;
+                            message.trim().clone_into(&mut job.message);
+                            job.finished_at = now();
+                            return;
+                        }
                         lose(job, &format!("the job ended without saying how: {message}"));
                     }
                     // Looked at with its node.

@@ -23,6 +23,9 @@ pub const SERVER_HOST: &str = "naru.localhost";
 /// Memory that one job may use: enough for a Rust build, and the machine survives a leak.
 const JOB_MEMORY: &str = "4Gi";
 
+/// What one job may write, in its workspace and beside it, each: as much as GitHub's machines have.
+pub const JOB_DISK: &str = "14Gi";
+
 /// Beyond the time for `always()` steps: what the runner itself needs to end.
 const GRACE_MORE_SECONDS: u64 = 10;
 
@@ -41,6 +44,8 @@ pub struct JobPod<'a> {
     /// Where pods reach the daemon.
     pub server: IpAddr,
     pub cancel_timeout_minutes: u64,
+    /// What it may write.
+    pub disk: &'a str,
 }
 
 /// Something of a container that cannot be honoured; `line` is that in the workflow.
@@ -58,7 +63,7 @@ impl Refused {
 }
 
 pub fn job_pod(job: &JobPod<'_>) -> Result<Value, Refused> {
-    let mut volumes = vec![json!({"name": "workspace", "emptyDir": {}})];
+    let mut volumes = vec![json!({"name": "workspace", "emptyDir": {"sizeLimit": job.disk}})];
     for (number, (path, _)) in job.launch.mounts.iter().enumerate() {
         volumes.push(json!({"name": format!("runner-{number}"), "hostPath": {"path": path, "type": "File"}}));
     }
@@ -98,6 +103,9 @@ pub fn job_pod(job: &JobPod<'_>) -> Result<Value, Refused> {
     if container["resources"].is_null() {
         container["resources"] = json!({"limits": {"memory": JOB_MEMORY}, "requests": {"cpu": "100m"}});
     }
+    // Nothing is set aside for it: most jobs write little.
+    container["resources"]["limits"]["ephemeral-storage"] = json!(job.disk);
+    container["resources"]["requests"]["ephemeral-storage"] = json!("0");
     mounts.push(json!({"name": "workspace", "mountPath": "/workspace"}));
     for (number, (_, inside)) in job.launch.mounts.iter().enumerate() {
         let name = format!("runner-{number}");
@@ -453,6 +461,7 @@ mod tests {
             },
             server: IpAddr::from([10, 88, 0, 1]),
             cancel_timeout_minutes: 5,
+            disk: JOB_DISK,
         })
     }
 

@@ -3,6 +3,7 @@
 
 use super::already_there_is_fine;
 use super::driver::{Acted, Driver};
+use super::egress::Bounds;
 use super::environments::{self, Gate, approval_annotation};
 use super::follow::now;
 use super::groups::Standing;
@@ -57,17 +58,18 @@ impl Driver {
         };
         let plain = made.container.is_none()
             && made.services.is_empty()
-            && matches!(made.cancel_timeout_minutes, 0 | warm::CANCEL_MINUTES);
+            && matches!(made.cancel_timeout_minutes, 0 | warm::CANCEL_MINUTES)
+            && held.disk.is_empty();
         if plain && let Some(pod) = self.left_behind(&self.plans[at].keys[index]) {
             self.started(at, index, pod.clone(), environment).await?;
-            self.offer(&pod, made.file, held);
+            self.offer(&pod, made.file, held.egress);
             return Ok(Acted::Moved);
         }
         if plain && let Some(pod) = self.shared.claim(&made.image) {
             match self.shared.adopt(&pod, &made.metadata).await {
                 Ok(()) => {
                     self.started(at, index, pod.clone(), environment).await?;
-                    self.offer(&pod, made.file, held);
+                    self.offer(&pod, made.file, held.egress);
                     return Ok(Acted::Moved);
                 }
                 // It went just now.
@@ -203,7 +205,7 @@ impl Driver {
         index: usize,
         made: Made,
         environment: String,
-        held: bool,
+        held: Bounds,
     ) -> Result<Acted, naru_client::Error> {
         let key = &self.plans[at].keys[index];
         let mut pod = format!("{}-{key}", self.run.metadata.name);
@@ -225,6 +227,7 @@ impl Driver {
             launch: &self.config.launch,
             server: self.config.pod_http.ip(),
             cancel_timeout_minutes: made.cancel_timeout_minutes,
+            disk: if held.disk.is_empty() { pod::JOB_DISK } else { &held.disk },
         });
         let object = match object {
             Ok(object) => object,
@@ -235,7 +238,7 @@ impl Driver {
         };
         already_there_is_fine(self.client.create(&kinds::POD, &object).await)?;
         self.started(at, index, pod.clone(), environment).await?;
-        self.offer(&pod, made.file, held);
+        self.offer(&pod, made.file, held.egress);
         Ok(Acted::Moved)
     }
 
@@ -292,7 +295,7 @@ impl Driver {
                     Err(why) => Err(why),
                 };
                 match made {
-                    Ok((made, held)) => self.offer(&pod, made.file, held),
+                    Ok((made, held)) => self.offer(&pod, made.file, held.egress),
                     Err(why) => self.close(at, index, JobPhase::Failed, &why),
                 }
             }

@@ -100,6 +100,7 @@ async fn look(shared: &Shared) -> Result<(), naru_client::Error> {
             launch: &config.launch,
             server: config.pod_http.ip(),
             cancel_timeout_minutes: CANCEL_MINUTES,
+            disk: pod::JOB_DISK,
         });
         let Ok(object) = object else { return Ok(()) };
         already_there_is_fine(shared.client.create(&kinds::POD, &object).await)?;
