@@ -227,6 +227,10 @@ pub struct ServeArgs {
     /// Reading from our registry needs a right, too: `get` on `repositories` of the group `naru.dev`.
     #[arg(long)]
     pub registry_private: bool,
+    /// What repositories of our registry may hold together: `shop/*=10Gi`, `shop/web=2Gi,tags=50`. What is more is
+    /// refused; `naru df` shows how much is used.
+    #[arg(long, value_name = "NAMES=SIZE[,tags=COUNT]")]
+    pub registry_quota: Vec<String>,
     /// Ask a mirror before a registry itself: `docker.io=https://mirror.example.com`.
     #[arg(long, value_name = "REGISTRY=MIRROR")]
     pub registry_mirror: Vec<String>,

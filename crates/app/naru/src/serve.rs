@@ -204,7 +204,9 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         jobs: Some(registry_rights_of(&job_api, owner(args)?)),
         is_private: args.registry_private,
     };
-    let registry = naru_registry::Config { auth, upstreams: args.registry_proxy.clone() };
+    let quotas = quotas(args, data_dir)?;
+    let registry =
+        naru_registry::Config { auth, upstreams: args.registry_proxy.clone(), quotas: quotas.clone() };
     let registry = Registry::open(images.clone(), registry)
         .context(|| "cannot open what belongs to the registry".into())?;
     let keeper_config = KeeperConfig {
@@ -212,6 +214,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         namespace: NAMESPACE.into(),
         budget_bytes: args.disk_budget.as_deref().map(|it| disk_budget(it, data_dir)).transpose()?,
         node_name: hostname(),
+        quotas,
     };
     let (keeper, keeping) = Keeper::start(builder.clone(), client.clone(), keeper_config, shutdown.clone());
     let tidying = job_api.tidy();
@@ -555,6 +558,29 @@ fn split(pair: &str, example: &str) -> Result<(String, String)> {
     pair.split_once('=')
         .map(|(a, b)| (a.to_owned(), b.to_owned()))
         .ok_or_else(|| Error::new(format!("`{pair}` has no `=`")).hint(format!("write it like `{example}`")))
+}
+
+/// `shop/*=10Gi,tags=50`.
+fn quotas(args: &ServeArgs, data_dir: &Path) -> Result<Vec<naru_image::Quota>> {
+    const EXAMPLE: &str = "--registry-quota 'shop/*=10Gi,tags=50'";
+    let read = |text: &String| {
+        let (repositories, limits) = split(text, EXAMPLE)?;
+        let mut quota = naru_image::Quota { repositories, bytes_max: None, tags_max: None };
+        for limit in limits.split(',') {
+            match limit.split_once('=') {
+                None => quota.bytes_max = Some(disk_budget(limit, data_dir)?),
+                Some(("tags", count)) => {
+                    let wrong = || Error::new(format!("`{count}` is no number of tags"));
+                    quota.tags_max = Some(count.parse().map_err(|_| wrong().hint(EXAMPLE))?);
+                }
+                Some((other, _)) => {
+                    return Err(Error::new(format!("`{other}` is nothing that a quota limits")).hint(EXAMPLE));
+                }
+            }
+        }
+        Ok(quota)
+    };
+    args.registry_quota.iter().map(read).collect()
 }
 
 /// `50Gi`, `500M`, or a share of the file system: `60%`.

@@ -55,6 +55,8 @@ pub struct KeeperConfig {
     /// None: four fifths of the file system.
     pub budget_bytes: Option<u64>,
     pub node_name: String,
+    /// Of the registry; shown, and kept by it.
+    pub quotas: Vec<naru_image::Quota>,
 }
 
 /// Something on the disk, with a name for people.
@@ -78,6 +80,8 @@ pub struct DiskReport {
     pub disk_free_bytes: u64,
     pub parts: Vec<Part>,
     pub images: Vec<naru_image::ImageUse>,
+    #[serde(default)]
+    pub quotas: Vec<naru_image::QuotaUse>,
     /// At the pace of the last day; none while it does not fill.
     pub full_in_seconds: Option<u64>,
 }
@@ -243,6 +247,11 @@ fn measure(builder: &Builder, config: &KeeperConfig, scope: Scope) -> std::io::R
             part("objects", dir("api"), false),
         ]);
     }
+    let repositories = builder.store().repositories();
+    let quotas = match scope {
+        Scope::Everything => config.quotas.iter().map(|it| repositories.quota_use(it, None)).collect(),
+        Scope::Budget => Ok(Vec::new()),
+    };
     let system = nix::sys::statvfs::statvfs(&config.data_dir)?;
     let disk_bytes = system.blocks() * system.fragment_size();
     let used_bytes = parts.iter().filter(|it| it.in_budget).map(|it| it.bytes).sum();
@@ -253,6 +262,7 @@ fn measure(builder: &Builder, config: &KeeperConfig, scope: Scope) -> std::io::R
         disk_free_bytes: system.blocks_available() * system.fragment_size(),
         parts,
         images: usage.images,
+        quotas: quotas.map_err(std::io::Error::other)?,
         full_in_seconds: None,
     })
 }

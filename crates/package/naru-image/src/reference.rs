@@ -139,7 +139,7 @@ pub fn alias_of<'a>(aliases: &'a [(String, String)], name: &Reference) -> Option
 }
 
 /// `*` matches any characters; linear in practice because patterns have one or two stars.
-fn glob(pattern: &str, text: &str) -> bool {
+pub(crate) fn glob(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((head, rest)) => text.strip_prefix(head).is_some_and(|tail| {

@@ -17,8 +17,8 @@ pub(crate) const DEPTH_MAX: usize = 4; // an index of indexes is odd; deeper one
 /// The registry's own records, see [`ImageStore::repositories`].
 pub struct Repositories {
     /// A directory per repository. Names of our own begin with `_`, which no component of a name does.
-    dir: PathBuf,
-    store: ImageStore,
+    pub(crate) dir: PathBuf,
+    pub(crate) store: ImageStore,
 }
 
 impl ImageStore {

@@ -8,13 +8,15 @@
 //! # fn example(store: naru_image::ImageStore) -> std::io::Result<()> {
 //! use naru_registry::{Auth, Config, Registry};
 //! let auth = Auth { token: "secret".into(), client: None, jobs: None, is_private: false };
-//! let router: axum::Router = Registry::open(store, Config { auth, upstreams: vec![] })?.router();
+//! let config = Config { auth, upstreams: vec![], quotas: vec![] };
+//! let router: axum::Router = Registry::open(store, config)?.router();
 //! # Ok(()) }
 //! ```
 
 mod answer;
 mod auth;
 mod proxy;
+mod quota;
 pub mod range;
 mod read;
 mod upload;
@@ -34,7 +36,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, header};
-use naru_image::{Digest, ImageStore, LOCAL_REGISTRY, Reference, Repositories, is_repository, is_tag};
+use naru_image::{Digest, ImageStore, LOCAL_REGISTRY, Quota, Reference, Repositories, is_repository, is_tag};
 use std::sync::Arc;
 
 const FORM_BYTES_MAX: usize = 64 << 10; // a token request is a few hundred bytes
@@ -45,6 +47,8 @@ pub struct Config {
     /// Registries whose images are served through ours (`docker.io`), none by default: whoever reaches the port
     /// makes us fetch them.
     pub upstreams: Vec<String>,
+    /// What repositories may hold.
+    pub quotas: Vec<Quota>,
 }
 
 /// The registry endpoint; cheap to clone.
@@ -59,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) uploads: upload::Uploads,
     pub(crate) proxy: proxy::Proxy,
     gate: Gate,
+    pub(crate) quotas: quota::Quotas,
 }
 
 impl Registry {
@@ -69,6 +74,7 @@ impl Registry {
             uploads: upload::Uploads::open(store.dir().join("registry/uploads"))?,
             proxy: proxy::Proxy::new(config.upstreams),
             gate: Gate::new(config.auth),
+            quotas: quota::Quotas::new(config.quotas),
             store,
         };
         Ok(Self { inner: Arc::new(inner) })

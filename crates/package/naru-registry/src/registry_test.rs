@@ -29,7 +29,8 @@ impl Fixture {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let auth = Auth { token: TOKEN.into(), client: None, jobs: None, is_private };
-        let router = Registry::open(store.clone(), Config { auth, upstreams }).unwrap().router();
+        let router =
+            Registry::open(store.clone(), Config { auth, upstreams, quotas: Vec::new() }).unwrap().router();
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { dir, store, address }
     }

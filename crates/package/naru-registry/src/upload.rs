@@ -2,6 +2,7 @@
 //! the name of its repository; it survives a restart, and its client goes on where it was.
 
 use crate::answer::{Code, Failure, value};
+use crate::quota::Taking;
 use crate::read::blocking;
 use crate::write::io_error;
 use crate::{Inner, digest, header_text, query_value};
@@ -245,11 +246,16 @@ pub async fn begin(
                 let is_there =
                     inner.repositories.has_blob(&from, &blob)? && inner.store.blob_size(&blob).is_some();
                 if is_there {
+                    let _turn = inner.quotas.turn();
+                    let size = inner.store.blob_size(&blob).unwrap_or(0);
+                    if let Some(refusal) = inner.quotas.refusal(inner, &to, Taking::Blob(&blob, size))? {
+                        return Ok(Err(refusal));
+                    }
                     inner.repositories.add_blob(&to, &blob).map_err(|it| io_error(inner, it))?;
                 }
-                Ok(is_there)
+                Ok(Ok(is_there))
             });
-            if is_mounted.await? {
+            if is_mounted.await?? {
                 return Ok(created(format!("/v2/{name}/blobs/{wanted}"), &wanted));
             }
         }
@@ -258,6 +264,7 @@ pub async fn begin(
         let text = "the disk budget is used up; `naru df` on the server shows by what";
         return Err(Failure::new(Code::Denied, text)); // clients show the text of a 403, of a 507 not
     }
+    within_quota(inner, name, 1).await?;
     let id = inner.uploads.begin(name)?;
     if query_value(query, "digest").is_some() {
         return finish(inner, name, &id, query, &HeaderMap::new(), body).await;
@@ -276,7 +283,15 @@ pub async fn append(
     let mut upload = inner.uploads.take(name, id)?;
     check_range(headers, upload.bytes())?;
     upload.append(body).await?;
+    within_quota(inner, name, upload.bytes()).await?;
     Ok(answer(StatusCode::ACCEPTED, name, id, upload.bytes()))
+}
+
+/// Nobody sends to the end what cannot be kept.
+async fn within_quota(inner: &Arc<Inner>, name: &str, bytes: u64) -> Result<(), Failure> {
+    let name = name.to_owned();
+    let refusal = blocking(inner, move |it| it.quotas.refusal(it, &name, Taking::Bytes(bytes)));
+    refusal.await?.map_or(Ok(()), Err)
 }
 
 /// A chunk that says where it belongs must belong at the end.
@@ -317,6 +332,12 @@ pub async fn finish(
         let digest = digest.transpose().map_err(|it| io_error(inner, it))?;
         let stored = match digest {
             Some(digest) if digest == expected => {
+                let _turn = inner.quotas.turn();
+                let size = inner.uploads.path(&id).metadata().map_or(0, |it| it.len());
+                if let Some(refusal) = inner.quotas.refusal(inner, &to, Taking::Blob(&expected, size))? {
+                    inner.uploads.remove_files(&id);
+                    return Ok(Err(refusal));
+                }
                 let adopted = inner.store.adopt_blob(&inner.uploads.path(&id), &expected);
                 adopted.and_then(|()| {
                     inner.repositories.add_blob(&to, &expected).map_err(|it| io_error(inner, it))
@@ -326,9 +347,9 @@ pub async fn finish(
             None => Err(io_error(inner, std::io::ErrorKind::NotFound.into())),
         };
         inner.uploads.remove_files(&id);
-        stored
+        stored.map(Ok)
     })
-    .await?;
+    .await??;
     Ok(created(format!("/v2/{name}/blobs/{wanted}"), &wanted))
 }
 

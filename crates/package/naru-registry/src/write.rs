@@ -2,6 +2,7 @@
 //! repository, so whoever sees it can pull it.
 
 use crate::answer::{Code, Failure, value};
+use crate::quota::Taking;
 use crate::read::{blocking, is_manifest};
 use crate::upload::created;
 use crate::{Inner, Wanted, digest, header_text, wanted};
@@ -70,16 +71,23 @@ pub async fn manifest(
     let name_owned = name.to_owned();
     let (digest, subject) = blocking(inner, move |inner| {
         let digest = actual;
-        inner.store.put_blob_as(&bytes, &digest)?;
         let size = bytes.len() as u64;
+        let _turn = inner.quotas.turn();
+        let tag_name = tag.as_ref().and_then(|it| it.tag.as_deref());
+        for taking in [Some(Taking::Blob(&digest, size)), tag_name.map(Taking::Tag)].into_iter().flatten() {
+            if let Some(refusal) = inner.quotas.refusal(inner, &name_owned, taking)? {
+                return Ok(Err(refusal));
+            }
+        }
+        inner.store.put_blob_as(&bytes, &digest)?;
         let added = inner.repositories.add_manifest(&name_owned, &digest, &document, &kind, size);
         let subject = added.map_err(|source| io_error(inner, source))?;
         if let Some(tag) = tag {
             inner.store.tag(&tag, &digest, &kind)?;
         }
-        Ok((digest, subject))
+        Ok(Ok((digest, subject)))
     })
-    .await?;
+    .await??;
     let mut response = created(format!("/v2/{name}/manifests/{digest}"), &digest);
     if let Some(subject) = subject {
         // Tells the client that it need not keep a list of referrers under a tag (specification 1.1).
@@ -136,6 +144,7 @@ pub async fn delete_manifest(inner: &Arc<Inner>, name: &str, reference: &str) ->
             let Some(short) = full.strip_prefix(&in_repository) else { continue };
             if tag.as_deref() == Some(short) || digest.as_ref() == Some(&manifest.digest) {
                 is_done |= inner.store.untag(&inner.reference(&name_owned, Some(short), None))?;
+                inner.repositories.settle(&name_owned, &manifest.digest);
             }
         }
         if let Some(digest) = digest {

@@ -6,6 +6,7 @@
 use naru_image_tests::harness::{Daemon, PATIENCE, busybox, text, tool};
 use naru_image_tests::layout::{done, hello, layout, push_args, run};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -298,5 +299,52 @@ fn the_disk_budget_takes_what_can_be_had_again_and_never_what_runs() {
         "{shown}"
     );
     assert_eq!(done(daemon.kubectl(&["get", "pod", "runs", "-o", "jsonpath={.status.phase}"])), "Running");
+    daemon.destroy();
+}
+
+#[test]
+fn a_quota_holds_for_its_repositories_and_deleting_makes_room() {
+    let dir = tempfile::Builder::new().prefix("naru-test-").tempdir().unwrap();
+    let daemon =
+        Daemon::start_in(dir, &["--registry-quota", "shop/*=3M", "--registry-quota", "shop/web=10M,tags=2"]);
+    let host = host_of(&daemon);
+    let credentials = format!("naru:{}", daemon.push_token());
+    let scratch = tempfile::tempdir().unwrap();
+    let push = |name: &str, fill: u8, bytes: usize| {
+        // Nothing that could be packed smaller.
+        let content: Vec<u8> = (0..bytes / 32)
+            .flat_map(|it| Sha256::digest([&[fill][..], &it.to_le_bytes()].concat()))
+            .collect();
+        let dir = scratch.path().join(format!("{fill}-{bytes}"));
+        let image = layout(&dir, &[&[("data", &content)]], json!({}));
+        let source = format!("oci:{}:1", image.display());
+        let target = format!("docker://{host}/{name}");
+        run("skopeo", &push_args(&source, &target, &credentials))
+    };
+    done(push("shop/web:1", 1, 2_000_000));
+    done(push("shop/web:2", 1, 2_000_000)); // the same content takes no more
+    let over = push("shop/api:1", 2, 2_000_000);
+    let said = text(&over);
+    assert!(!over.status.success() && said.contains("denied") && said.contains("`shop/*`"), "{said}");
+    assert!(said.contains("of 3000000 bytes") && said.contains("--registry-quota"), "{said}");
+    let many = push("shop/web:3", 1, 2_000_000);
+    assert!(!many.status.success() && text(&many).contains("3 of 2 tags"), "{}", text(&many));
+    done(push("shop/web:2", 3, 500_000)); // a name that is there may move
+    done(push("else/where:1", 2, 2_000_000));
+    let shown = done(daemon.naru(&["df"]));
+    assert!(shown.contains("shop/*") && shown.contains("2 of 2"), "{shown}");
+
+    // A config for crane, which deletes.
+    use base64::Engine as _;
+    let auth = base64::engine::general_purpose::STANDARD.encode(&credentials);
+    let config = format!(r#"{{"auths":{{"{host}":{{"auth":"{auth}"}}}}}}"#);
+    fs::write(scratch.path().join("config.json"), config).unwrap();
+    let deleted = Command::new(tool("crane"))
+        .args(["delete", "--insecure", &format!("{host}/shop/web:1")])
+        .env("DOCKER_CONFIG", scratch.path())
+        .output()
+        .unwrap();
+    done(deleted);
+    done(push("shop/api:1", 2, 2_000_000));
     daemon.destroy();
 }

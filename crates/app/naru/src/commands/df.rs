@@ -37,6 +37,17 @@ fn show(report: &DiskReport) {
         Some(seconds) => println!("at the pace of the last hours it is full in about {} h", seconds / 3600),
         None => println!("it does not fill, as far as the last hours tell"),
     }
+    if !report.quotas.is_empty() {
+        println!("\n{:<40} {:>24}  TAGS", "QUOTA", "SIZE");
+    }
+    for it in &report.quotas {
+        let bytes = match it.bytes_max {
+            Some(max) => format!("{} of {}", size(it.bytes), size(max)),
+            None => size(it.bytes),
+        };
+        let tags = it.tags_max.map_or(it.tags.to_string(), |max| format!("{} of {max}", it.tags));
+        println!("{:<40} {bytes:>24}  {tags}", it.repositories);
+    }
     if report.images.is_empty() {
         return;
     }
