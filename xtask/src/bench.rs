@@ -9,6 +9,7 @@ mod build;
 mod cluster;
 mod container;
 mod daemon;
+mod export;
 mod expressions;
 mod footprint;
 mod gateway;
@@ -42,6 +43,7 @@ const BENCHES: &[(&str, fn(&mut Bench) -> Result<Vec<Line>>)] = &[
     ("pods", pods::run),
     ("build", build::run),
     ("rebuild", rebuild::run),
+    ("export", export::run),
     ("registry", registry::run),
     ("neighbour", neighbour::run),
     ("loop", push_to_live::run),

@@ -43,6 +43,17 @@ const ARTIFACT_DAYS: u32 = 90;
 /// Builds side by side: they share the machine with the apps.
 const BUILDS_PARALLEL: usize = 2;
 
+/// How often the program's pages are given back. Those in use are mapped again within a millisecond, all together.
+const REST_PERIOD: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Keeps only that of the program in memory which is used from one time to the next.
+async fn rest() {
+    loop {
+        tokio::time::sleep(REST_PERIOD).await;
+        let _ = tokio::task::spawn_blocking(naru_runtime::let_go_of_program).await;
+    }
+}
+
 pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     naru_runtime::without_huge_pages();
     if !nix::unistd::geteuid().is_root() {
@@ -105,6 +116,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
         }
     };
     let measuring = tokio::spawn(measured.measure(node.clone()));
+    let resting = tokio::spawn(rest());
 
     // What listens. Pods reach git under the bridge's address.
     let listener = listen(args.listen).await?;
@@ -331,6 +343,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode> {
     tracing::info!("stopping; containers go on");
     shutdown.cancel();
     measuring.abort();
+    resting.abort();
     for stage in &stages {
         stage.abort();
     }

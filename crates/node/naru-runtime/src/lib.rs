@@ -62,6 +62,7 @@ pub use log::FILES_MAX as LOG_FILES_MAX;
 pub use pressure::{Gauge, Pressure};
 pub use rootfs::{remove_mount_stubs, with_mounted_root};
 pub use spec::{CAPABILITIES_ALL, CAPABILITIES_DEFAULT};
+pub use sys::pages::let_go_of_program;
 pub use sys::terminal_size;
 
 /// Small pages for this process and the helpers that it starts. The allocator asks for huge ones, which

@@ -43,6 +43,8 @@ const UNREAD_BYTES_MAX: usize = 1 << 20;
 const INPUT_BYTES_MAX: usize = 256 * 1024;
 /// libcontainer takes milliseconds; one that takes this long hangs (a dead network file system).
 const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// Nothing happened for this long: what a start needed of the program is not needed for a while.
+const REST_MILLISECONDS: u16 = 1000;
 /// After the init process is gone nothing in its pid namespace lives; the pipes close at once.
 const OUTPUT_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -105,6 +107,8 @@ struct Shim {
     reaped: HashMap<i32, WaitStatus>,
     shutting_down: Vec<usize>,
     finished: bool,
+    /// Nothing was started since the program's pages were given back.
+    is_slim: bool,
     /// First process of the pid namespace that the containers share.
     pause: Option<i32>,
 }
@@ -165,6 +169,7 @@ impl Shim {
             reaped: HashMap::new(),
             shutting_down: Vec::new(),
             finished: false,
+            is_slim: false,
         })
     }
 
@@ -191,7 +196,7 @@ impl Shim {
     }
 
     /// Sleeps until something can be done. Level-triggered, so nothing is lost between rounds.
-    fn wait(&self) -> (Vec<Source>, Vec<bool>) {
+    fn wait(&mut self) -> (Vec<Source>, Vec<bool>) {
         let mut sources = vec![Source::Listener, Source::Signals];
         let mut descriptors = vec![
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
@@ -243,8 +248,15 @@ impl Shim {
         }
         timed |= !self.shutting_down.is_empty();
         // Only what has a deadline is polled; an idle shim never wakes.
-        let timeout = if timed { PollTimeout::from(50u8) } else { PollTimeout::NONE };
-        let _ = poll(&mut descriptors, timeout);
+        let timeout = match (timed, self.is_slim) {
+            (true, _) => PollTimeout::from(50u8),
+            (false, false) => PollTimeout::from(REST_MILLISECONDS),
+            (false, true) => PollTimeout::NONE,
+        };
+        if poll(&mut descriptors, timeout) == Ok(0) && !timed {
+            sys::pages::let_go_of_program();
+            self.is_slim = true;
+        }
         let ready = descriptors
             .iter()
             .map(|descriptor| descriptor.revents().is_some_and(|events| !events.is_empty()))
@@ -426,6 +438,7 @@ impl Shim {
             ),
             None => None,
         };
+        self.is_slim = false;
         match sys::fork().map_err(|error| other(format!("cannot fork: {error}")))? {
             Fork::Child => {
                 drop((answer, out_read, error_read, input));

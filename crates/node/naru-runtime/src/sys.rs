@@ -17,6 +17,7 @@ use std::path::Path;
 
 pub mod early;
 pub mod mounts;
+pub mod pages;
 
 /// Result of [`fork`].
 pub enum Fork {
