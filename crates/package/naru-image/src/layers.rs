@@ -11,8 +11,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Middle of the road: level 6 costs twice the time for two per cent.
-const GZIP_LEVEL: u32 = 4;
+/// Of a machine's programs (120 MB): level 3 takes 1.7 s for 49.5 MB, 4 takes 2.0 s for 49.0, 6 takes 2.6 s for 48.4.
+/// What buildah writes is larger than any of them.
+const GZIP_LEVEL: u32 = 3;
 
 /// A layer as a build knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
