@@ -65,7 +65,7 @@ fn conmon(bench: &Bench) -> Result<Option<(String, f64)>> {
     // there, and ends with its container.
     let script = format!(
         "mount --make-rprivate / && {{ umount /sys/fs/cgroup/unified 2>/dev/null || true; }}
-         conmon --cid {id} --cuid {id} --runtime /usr/bin/crun --bundle {shown} --persist-dir {shown} --exit-dir {shown} \
+         conmon --cid {id} --cuuid {id} --runtime /usr/bin/crun --bundle {shown} --persist-dir {shown} --exit-dir {shown} \
             --container-pidfile {shown}/pid --conmon-pidfile {shown}/conmon.pid --log-path k8s-file:{shown}/log \
             --runtime-arg --root --runtime-arg {shown}/state >/dev/null
          for try in $(seq 50); do [ -s {shown}/pid ] && break; sleep 0.1; done
