@@ -39,3 +39,21 @@ pub fn daemon_with_registry() -> (Daemon, String) {
     std::fs::write(config, text).expect("a file can be written");
     (daemon, host)
 }
+
+/// A generator that gives the same numbers for the same seed (splitmix64).
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    #[expect(clippy::should_implement_trait, reason = "it never ends, and nobody collects it")]
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut it = self.0;
+        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        it ^ (it >> 31)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() % end.max(1) as u64) as usize
+    }
+}

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
 
+use naru_image_tests::Numbers;
 use naru_image_tests::harness::{Daemon, PATIENCE, busybox, naru_binary, seeds, text, tool};
 use naru_image_tests::layout::{done, layout, push_args, run};
 use serde_json::{Value, json};
@@ -17,26 +18,14 @@ use std::time::{Duration, Instant};
 const FILE_BYTES: usize = 1_600_000;
 const KILL_WITHIN_MS: u64 = 400;
 
-/// A generator that gives the same numbers for the same seed (splitmix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut it = self.0;
-        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        it ^ (it >> 31)
-    }
-
-    fn file(&mut self) -> Vec<u8> {
-        (0..FILE_BYTES / 8).flat_map(|_| self.next().to_le_bytes()).collect()
-    }
+/// What cannot be packed smaller.
+fn file(numbers: &mut Numbers) -> Vec<u8> {
+    (0..FILE_BYTES / 8).flat_map(|_| numbers.next().to_le_bytes()).collect()
 }
 
 /// An image of four layers that no other seed has.
 fn image(dir: &Path, numbers: &mut Numbers) -> String {
-    let contents: Vec<Vec<u8>> = (0..4).map(|_| numbers.file()).collect();
+    let contents: Vec<Vec<u8>> = (0..4).map(|_| file(numbers)).collect();
     let names = ["data0", "data1", "data2", "data3"];
     let files: Vec<[(&str, &[u8]); 1]> =
         names.iter().zip(&contents).map(|(name, it)| [(*name, &it[..])]).collect();
@@ -185,7 +174,7 @@ fn whatever_is_built_while_the_daemon_is_killed_is_whole_or_built_again() {
     let mut inspector = Inspector::default();
     for seed in 0..seeds(6) {
         let mut numbers = Numbers(2_000_000 + seed);
-        let content = numbers.file();
+        let content = file(&mut numbers);
         fs::write(at("data0"), &content).unwrap();
         let (tag, dir) = (format!("kill:{seed}"), context.path().display().to_string());
         let mut command = Command::new(naru_binary());

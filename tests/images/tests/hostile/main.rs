@@ -3,26 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it stands")]
 
+use naru_image_tests::Numbers;
 use naru_image_tests::hostile::{Shelf, Yard, dockerfile, range};
 use serde_json::json;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// A generator that gives the same numbers for the same seed (splitmix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut it = self.0;
-        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        it ^ (it >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
 
 /// One to four changes: a byte, a piece of this or of another seed, a piece doubled, cut out or cut off.
 fn spoilt(seeds: &[Vec<u8>], words: &[&[u8]], numbers: &mut Numbers) -> Vec<u8> {
