@@ -354,17 +354,15 @@ fn below(base: &FilePath, name: &FilePath) -> io::Result<PathBuf> {
 }
 
 fn extract(root: &pathrs::Root, base: &FilePath, archive: impl Read, keep_kinds: bool) -> io::Result<()> {
-    let mut archive = tar::Archive::new(archive);
     let mut directories: Vec<(PathBuf, i64)> = Vec::new();
-    for entry in archive.entries()? {
-        let mut entry = entry?;
+    naru_image::each_entry::<_, io::Error>(archive, |entry| {
         let path = below(base, &entry.path()?)?;
         let header = entry.header().clone();
         let mode = header.mode()? & 0o7777;
         let (uid, gid) = (header.uid()? as u32, header.gid()? as u32);
         let mtime = i64::try_from(header.mtime()?).unwrap_or(0);
         if path == base {
-            continue;
+            return Ok(());
         }
         let permissions = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode;
         if let Some(parent) = path.parent() {
@@ -393,7 +391,7 @@ fn extract(root: &pathrs::Root, base: &FilePath, archive: impl Read, keep_kinds:
                 let mut file = root
                     .create_file(&path, OpenFlags::O_WRONLY, &permissions(0o600))
                     .map_err(io::Error::other)?;
-                io::copy(&mut entry, &mut file)?;
+                io::copy(entry, &mut file)?;
             }
             tar::EntryType::Symlink => {
                 let target = entry.link_name()?.unwrap_or_default().into_owned();
@@ -402,12 +400,12 @@ fn extract(root: &pathrs::Root, base: &FilePath, archive: impl Read, keep_kinds:
             tar::EntryType::Link => {
                 let target = below(base, &entry.link_name()?.unwrap_or_default())?;
                 root.create(&path, &pathrs::InodeType::Hardlink(target)).map_err(io::Error::other)?;
-                continue;
+                return Ok(());
             }
             tar::EntryType::Fifo => {
                 root.create(&path, &pathrs::InodeType::Fifo(permissions(mode))).map_err(io::Error::other)?;
             }
-            tar::EntryType::XGlobalHeader => continue,
+            tar::EntryType::XGlobalHeader => return Ok(()),
             other => {
                 return Err(io::Error::other(format!(
                     "{}: entries of the kind {other:?} are not copied",
@@ -416,8 +414,8 @@ fn extract(root: &pathrs::Root, base: &FilePath, archive: impl Read, keep_kinds:
             }
         }
         let made = OwnedFd::from(root.resolve_nofollow(&path).map_err(not_found)?);
-        apply(&made, mode, uid, gid, mtime, kind == tar::EntryType::Symlink)?;
-    }
+        apply(&made, mode, uid, gid, mtime, kind == tar::EntryType::Symlink)
+    })?;
     // Inner ones first; what was put into them has changed their times.
     for (path, mtime) in directories.into_iter().rev() {
         let made = OwnedFd::from(root.resolve_nofollow(&path).map_err(not_found)?);

@@ -157,22 +157,22 @@ pub async fn load(State(engine): State<Engine>, RawQuery(query): RawQuery, body:
 fn read_archive(store: &ImageStore, scratch: &FilePath, path: &FilePath) -> Result<Vec<String>> {
     let wrong = |why: &str| Error::bad(format!("cannot load the archive: {why}"));
     let plain = naru_image::decompress(io::BufReader::new(File::open(path)?))?;
-    let mut archive = tar::Archive::new(plain);
     // Each file under a number: names of the archive never become paths.
     let mut files: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
-    for (number, entry) in archive.entries().map_err(|it| wrong(&it.to_string()))?.enumerate() {
-        let mut entry = entry.map_err(|it| wrong(&it.to_string()))?;
+    let mut number = 0;
+    naru_image::each_entry::<_, io::Error>(plain, |entry| {
+        number += 1;
         if number > ENTRIES_MAX {
-            return Err(wrong("it has too many entries"));
+            return Err(io::Error::other("it has too many entries"));
         }
         let clean = |path: &FilePath| -> PathBuf {
             path.components().filter(|it| matches!(it, std::path::Component::Normal(_))).collect()
         };
-        let name = clean(&entry.path().map_err(|it| wrong(&it.to_string()))?);
+        let name = clean(&entry.path()?);
         let kind = entry.header().entry_type();
         if kind.is_file() {
             let place = scratch.join(number.to_string());
-            io::copy(&mut entry, &mut File::create(&place)?).map_err(|it| wrong(&it.to_string()))?;
+            io::copy(entry, &mut File::create(&place)?)?;
             files.insert(name, place);
         } else if kind.is_symlink() || kind.is_hard_link() {
             // Older archives name the same layer twice by a link.
@@ -198,7 +198,9 @@ fn read_archive(store: &ImageStore, scratch: &FilePath, path: &FilePath) -> Resu
                 files.insert(name, found);
             }
         }
-    }
+        Ok(())
+    })
+    .map_err(|it| wrong(&it.to_string()))?;
     let read = |name: &FilePath| -> Result<Vec<u8>> {
         let place = files.get(name).ok_or_else(|| wrong(&format!("it has no {}", name.display())))?;
         if place.metadata()?.len() > DOCUMENT_BYTES_MAX {

@@ -25,6 +25,9 @@ use crate::{
     transfer, volumes,
 };
 
+/// What is read whole before it is answered.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
+
 /// Binds the socket: whoever may write to it is as good as root, so only root and its group may.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
@@ -135,9 +138,26 @@ fn without_version(path: &str) -> Result<&str> {
     Ok(&path[2 + version.len()..])
 }
 
+/// A small request's body is read before anything is answered: a client that is told no while it still writes may
+/// find its connection broken instead of the answer.
+async fn whole(request: Request<Body>) -> Result<Request<Body>> {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
+    if length.is_none_or(|it: usize| it > SMALL_BODY_BYTES) {
+        return Ok(request);
+    }
+    let (head, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(body, SMALL_BODY_BYTES).await;
+    let bytes = bytes.map_err(|it| Error::bad(format!("cannot read the request: {it}")))?;
+    Ok(Request::from_parts(head, Body::from(bytes)))
+}
+
 async fn answer(router: Router, caller: Caller, mut request: Request<Body>) -> Response {
     let path = request.uri().path().to_owned();
     caller.mark(request.headers_mut());
+    let mut request = match whole(request).await {
+        Ok(it) => it,
+        Err(error) => return error.into_response(),
+    };
     let allowed = without_version(&path).and_then(|it| caller.check(request.method(), it).map(|()| it));
     let mut response = match allowed {
         Err(error) => error.into_response(),

@@ -52,6 +52,6 @@ pub use remote::RegistryError;
 pub use repositories::Repositories;
 pub use signatures::Signed;
 pub use store::{BlobWriter, Config, Credential, Error, ImageStore, LAYERS_MAX, Result};
-pub use unpack::{Compression, UnpackError, Unpacked, Whiteouts, decompress, unpack, unpack_as};
+pub use unpack::{Compression, UnpackError, Unpacked, Whiteouts, decompress, each_entry, unpack, unpack_as};
 pub use usage::{ImageUse, Usage, disk_bytes};
 pub use view::{Entry, LastLink, View};

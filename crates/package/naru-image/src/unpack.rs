@@ -39,7 +39,7 @@ const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     #[error("cannot read the layer archive")]
-    Read(#[source] io::Error),
+    Read(#[from] io::Error),
     #[error("the layer archive is refused: {why} in entry `{entry}`")]
     Refused { why: &'static str, entry: String },
     #[error("the layer archive is refused: {why}")]
@@ -157,33 +157,44 @@ pub fn unpack_as(archive: &mut dyn Read, root: &Path, whiteouts: Whiteouts) -> R
         times: Times::default(),
         done: Unpacked::default(),
     };
-    let left = Rc::new(Cell::new(HEADERS_BYTES_MAX));
-    let mut archive = tar::Archive::new(Headers { inner: archive, left: Rc::clone(&left) });
-    for entry in archive.entries().map_err(UnpackError::Read)? {
-        let mut entry = entry.map_err(UnpackError::Read)?;
-        left.set(u64::MAX);
+    let mut rest = each_entry(archive, |entry| {
         unpacker.done.entries += 1;
         if unpacker.done.entries > ENTRIES_MAX {
             return Err(UnpackError::Limit { why: format!("more than {ENTRIES_MAX} entries") });
         }
-        unpacker.entry(&mut entry)?;
-        // What nobody wanted of it: the next step reads headers only.
-        io::copy(&mut entry, &mut io::sink()).map_err(UnpackError::Read)?;
-        left.set(HEADERS_BYTES_MAX);
-    }
-    left.set(u64::MAX);
+        unpacker.entry(entry)
+    })?;
     // What follows the end mark belongs to the stream's digest.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(UnpackError::Read)?;
+    io::copy(&mut rest, &mut io::sink()).map_err(UnpackError::Read)?;
     unpacker.finish()
 }
 
-/// An archive whose headers are limited: the reader of archives takes whatever they say into memory.
-struct Headers<'a> {
-    inner: &'a mut dyn Read,
+/// Goes through an archive whose headers are limited: the reader of archives takes whatever they say into memory.
+/// Returns what follows the end mark.
+pub fn each_entry<R: Read, E: From<io::Error>>(
+    archive: R,
+    mut each: impl FnMut(&mut tar::Entry<'_, Headers<R>>) -> Result<(), E>,
+) -> Result<R, E> {
+    let left = Rc::new(Cell::new(HEADERS_BYTES_MAX));
+    let mut archive = tar::Archive::new(Headers { inner: archive, left: Rc::clone(&left) });
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        left.set(u64::MAX);
+        each(&mut entry)?;
+        // What nobody wanted of it: the next step reads headers only.
+        io::copy(&mut entry, &mut io::sink())?;
+        left.set(HEADERS_BYTES_MAX);
+    }
+    Ok(archive.into_inner().inner)
+}
+
+/// The bytes of an archive, so many of them as may be headers.
+pub struct Headers<R> {
+    inner: R,
     left: Rc<Cell<u64>>,
 }
 
-impl Read for Headers<'_> {
+impl<R: Read> Read for Headers<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.left.get();
         if left == 0 {
