@@ -40,8 +40,9 @@ impl Repository {
         self.git(&["remote", "add", "naru", &self.daemon.git_url("job")?]).map(drop)
     }
 
-    /// Pushes a workflow whose one step is this script, and returns its run as soon as there is one.
-    fn push(&self, script: &str) -> Result<Value> {
+    /// Pushes a workflow whose one step is this script, and returns its run as soon as there is one, but nobody looks
+    /// for that long: a look costs as much as a job.
+    fn push(&self, script: &str, undisturbed: Duration) -> Result<Value> {
         let text = format!(
             "on: push\njobs:\n  job:\n    runs-on: ubuntu-latest\n    steps:\n      - run: |\n          {script}\n"
         );
@@ -54,6 +55,7 @@ impl Repository {
         let mut push = Command::new("git");
         push.arg("-C").arg(&self.tree).args(["push", "--quiet", "naru", "main"]);
         let mut push = push.stderr(Stdio::null()).spawn().map_err(|it| it.to_string())?;
+        std::thread::sleep(undisturbed);
         let run =
             self.until("the run", || Ok(self.run_of(&head)?.filter(|it| it["status"]["phase"].is_string())));
         std::thread::spawn(move || push.wait());
@@ -99,7 +101,7 @@ impl Repository {
     fn first_step(&self) -> Result<Line> {
         let mut times = Vec::new();
         for _ in 0..PUSHES {
-            let run = self.ended(&self.push("echo stamp $(date +%s%N)")?)?;
+            let run = self.ended(&self.push("echo stamp $(date +%s%N)", Duration::from_millis(500))?)?;
             let text = measure::run(&mut self.logs(&run, false))?;
             let stamp = text.lines().find_map(stamp).ok_or("the step's output is not in the log")?;
             let pushed = run["spec"]["pushedAt"].as_str().unwrap_or_default();
@@ -125,8 +127,10 @@ impl Repository {
     }
 
     fn watched_line(&self) -> Result<Line> {
-        let run =
-            self.push(&format!("for i in $(seq {STAMPS}); do echo stamp $(date +%s%N); sleep 0.1; done"))?;
+        let run = self.push(
+            &format!("for i in $(seq {STAMPS}); do echo stamp $(date +%s%N); sleep 0.1; done"),
+            Duration::ZERO,
+        )?;
         let mut late = Vec::new();
         let mut child = self.logs(&run, true).stdout(Stdio::piped()).spawn().map_err(|it| it.to_string())?;
         for line in BufReader::new(child.stdout.take().ok_or("no output")?).lines() {
@@ -153,14 +157,18 @@ impl Repository {
 
     fn many_lines(&self) -> Result<Line> {
         let before = measure::peak_memory_mib(self.daemon.pid())?;
-        let run = self.push(&format!("seq {MANY_LINES}"))?;
-        let began = Instant::now();
+        let run = self.push(&format!("sleep 3; seq {MANY_LINES}"), Duration::ZERO)?;
         let mut child = self.logs(&run, true).stdout(Stdio::piped()).spawn().map_err(|it| it.to_string())?;
-        let mut lines = 0;
+        let (mut lines, mut began) = (0, Instant::now());
         let mut reader = BufReader::new(child.stdout.take().ok_or("no output")?);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).map_err(|it| it.to_string())? > 0 {
-            lines += usize::from(line.trim_ascii_end().last().is_some_and(u8::is_ascii_digit));
+            // Whatever a watcher sees before it, the step's own line is the last word.
+            let text = line.trim_ascii().rsplit(|it| *it == b' ').next().unwrap_or_default();
+            if text == b"1" {
+                began = Instant::now();
+            }
+            lines += usize::from(!text.is_empty() && text.iter().all(u8::is_ascii_digit));
             line.clear();
         }
         child.wait().map_err(|it| it.to_string())?;
